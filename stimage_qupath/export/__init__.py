@@ -1,0 +1,1 @@
+"""The run folder: written block by block, read back."""

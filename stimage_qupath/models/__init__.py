@@ -1,0 +1,1 @@
+"""Encoders, negative binomial ensembles, their uncertainty, and the model folder."""

@@ -1,0 +1,1 @@
+"""From pixels to nuclei: outlines, shape and stain."""

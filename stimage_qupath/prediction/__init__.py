@@ -1,0 +1,1 @@
+"""Tiles through an encoder and an ensemble, streamed."""

@@ -1,0 +1,1 @@
+"""Which parts of a slide are analysed: annotations, tissue, and the tiles over them."""

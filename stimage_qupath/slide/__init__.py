@@ -1,0 +1,1 @@
+"""Pixels of a slide at any scale, its pixel size and its stains."""

@@ -1,0 +1,1 @@
+"""Measured spatial transcriptomics: readers, gene panels, splits by patient."""

@@ -1,0 +1,1 @@
+"""Fitting an ensemble to measured spots."""

@@ -1,0 +1,1 @@
+"""Measured against predicted: the figures of the evaluation protocol."""
