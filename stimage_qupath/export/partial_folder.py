@@ -1,0 +1,175 @@
+"""A folder that appears under its name only when it is whole, and never at the cost of what was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from stimage_qupath import names
+from stimage_qupath.errors import OutputExistsError
+from stimage_qupath.geojson_dialect.disk import output_errors
+
+OWNER_FILE: Final = ".stimage-owner.json"
+"""Says which process fills a partial folder, so that those of dead processes can be removed."""
+
+
+class PartialFolder:
+    """Context manager around a sibling ``NAME.<random>.partial`` of ``output`` that :meth:`publish` renames to it.
+
+    Leaving the context without :meth:`publish` removes the partial folder, whatever the reason. A process that is
+    killed leaves it behind; the next one that writes into the same parent removes it.
+
+    Parameters
+    ----------
+    output
+        Final name. A folder there is replaced only by :meth:`publish`, and only with ``force``.
+    force
+        Whether an existing folder may be replaced.
+    why_keep
+        Looks at an existing folder and says what in it must not be lost (``"found ..."`` of the message), or None.
+
+    Raises
+    ------
+    OutputExistsError
+        ``output`` is there and may not be replaced; raised at construction.
+    """
+
+    def __init__(self, output: Path, *, force: bool, why_keep: Callable[[Path], str | None]) -> None:
+        self.output = Path(output).resolve()
+        self._force = force
+        self._why_keep = why_keep
+        self._is_replaced()
+        self.path = self.output.with_name(f"{self.output.name}.{secrets.token_hex(4)}{names.PARTIAL_SUFFIX}")
+
+    def __enter__(self) -> Self:
+        """Remove what dead runs left, and make the partial folder."""
+        with output_errors(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.output.parent)
+            self.path.mkdir()
+        owner = json.dumps({"pid": os.getpid(), "host": platform.node()})
+        try:
+            with output_errors(self.output):
+                (self.path / OWNER_FILE).write_text(owner, encoding="utf-8")
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the partial folder, unless it was published."""
+        self._discard()
+
+    def publish(self) -> Path:
+        """Flush every file to the disk, rename the folder to its final name, and return that.
+
+        Raises
+        ------
+        OutputExistsError
+            Something appeared under the final name meanwhile.
+        OutputError
+            The disk is full or not writable.
+        """
+        replace = self._is_replaced()
+        with output_errors(self.output):
+            _flush(self.path)
+            aside = self.output.with_name(f"{self.output.name}.{secrets.token_hex(4)}.old")
+            if replace:
+                self.output.rename(aside)
+            try:
+                self.path.rename(self.output)
+            except OSError:
+                if replace:
+                    aside.rename(self.output)
+                raise
+            (self.output / OWNER_FILE).unlink()
+            _flush_folder(self.output.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        return self.output
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _is_replaced(self) -> bool:
+        """Return whether there is something to replace; OutputExistsError if that is not allowed."""
+        output = self.output
+        with output_errors(output):
+            if not output.exists():
+                return False
+            if not output.is_dir():
+                msg = f"expected a folder as output, found the file {output}; choose another output"
+                raise OutputExistsError(msg)
+            if not self._force:
+                msg = f"expected no {output} yet, found one; choose another output or force its replacement (--force)"
+                raise OutputExistsError(msg)
+            reason = self._why_keep(output)
+        if reason:
+            msg = f"expected an earlier run in {output} to replace, found {reason}; choose another output"
+            raise OutputExistsError(msg)
+        return True
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove partial folders in ``parent`` whose process ran on this machine and is dead."""
+    for folder in parent.glob(f"*{names.PARTIAL_SUFFIX}"):
+        if folder.is_symlink():
+            continue
+        try:
+            owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+            dead = owner["host"] == platform.node() and not is_alive(int(owner["pid"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not one of ours, or still being made
+        if dead:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this machine runs under ``pid``; in doubt it does."""
+    if sys.platform == "win32":  # os.kill would end it there
+        import ctypes
+
+        query, still_active = 0x1000, 259  # PROCESS_QUERY_LIMITED_INFORMATION, STILL_ACTIVE (Win32 API)
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(query, False, pid)
+        if not handle:
+            return bool(kernel.GetLastError() == 5)  # ERROR_ACCESS_DENIED: somebody else's
+        code = ctypes.c_ulong()
+        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return code.value == still_active
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk hold every file of ``folder`` before its name says that it is whole."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("r+b") as stream:
+                os.fsync(stream.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return  # folders cannot be opened there; the rename is journalled
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,193 @@
+"""The model folder: ``model.json`` (the card) beside ``heads.safetensors``. Never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from stimage_qupath import __version__
+from stimage_qupath.config import STARTER
+from stimage_qupath.errors import UnknownGeneError, UnknownModelError
+from stimage_qupath.models.encoders import Encoder, load_encoder
+from stimage_qupath.models.ensemble import Ensemble, Heads
+from stimage_qupath.models.uncertainty import OutlierScore
+from stimage_qupath.names import HEADS_SAFETENSORS, MODEL_JSON, research_use
+from stimage_qupath.results import Panel
+
+FORMAT = 1
+REQUIRED = ("format", "name", "panel", "default_genes", "encoder", "reference_total", "training", "files")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model.
+
+    Attributes
+    ----------
+    card
+        Everything ``model.json`` says.
+    sha256
+        Of ``model.json``, which holds the hashes of the weights: one hash stands for the whole model.
+    encoder, ensemble
+        The two halves, ready to run.
+    """
+
+    card: Mapping[str, Any]
+    sha256: str
+    encoder: Encoder
+    ensemble: Ensemble
+
+    @property
+    def name(self) -> str:
+        """Name on the card."""
+        return str(self.card["name"])
+
+    @property
+    def panel(self) -> Panel:
+        """Genes the model predicts."""
+        return self.ensemble.panel
+
+    @property
+    def default_genes(self) -> tuple[str, ...]:
+        """Genes that QuPath gets unless others are asked for."""
+        return tuple(self.card["default_genes"])
+
+    @property
+    def research_use(self) -> str:
+        """Sentence that every output shows."""
+        return research_use(int(self.card["training"]["patients"]))
+
+    def choose_genes(self, asked: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the genes to write: those asked for, else the default list.
+
+        Raises
+        ------
+        UnknownGeneError
+            A gene is not in the panel; the message names those that look like it.
+        """
+        if not asked:
+            return self.default_genes
+        unknown = [gene for gene in asked if gene not in self.panel.genes]
+        if unknown:
+            close = [g for g in self.panel if g.upper().startswith(unknown[0].upper()[:3])][:5]
+            hint = f"; close to it: {', '.join(close)}" if close else ""
+            msg = (
+                f"expected genes of the panel of model '{self.name}' ({len(self.panel)} genes), "
+                f"found {', '.join(unknown)}{hint}"
+            )
+            raise UnknownGeneError(msg)
+        return tuple(dict.fromkeys(asked))
+
+    def unsupported(self, genes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of ``genes`` whose held-out interval does not exclude 0."""
+        figures: Mapping[str, Any] = self.card.get("genes", {})
+        return tuple(g for g in genes if g not in figures or not figures[g]["ci"][0] > 0)
+
+
+def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> None:
+    """Write card and weights into an existing empty folder; hashes and versions are added to the card."""
+    heads, outliers = ensemble.heads, ensemble.outliers
+    weights = save_tensors(
+        {
+            "feature_mean": heads.feature_mean,
+            "feature_sd": heads.feature_sd,
+            "weight": np.ascontiguousarray(heads.weight),
+            "bias": np.ascontiguousarray(heads.bias),
+            "log_total_count": np.ascontiguousarray(heads.log_total_count),
+            "outlier_components": outliers.components,
+            "outlier_scale": np.array([outliers.residual_variance, outliers.limit], dtype=np.float64),
+        }
+    )
+    (folder / HEADS_SAFETENSORS).write_bytes(weights)
+    full = {
+        "format": FORMAT,
+        **card,
+        "panel": list(ensemble.panel),
+        "package_version": __version__,
+        "files": {HEADS_SAFETENSORS: hashlib.sha256(weights).hexdigest()},
+    }
+    (folder / MODEL_JSON).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_model(name: str) -> Model:
+    """Load ``starter`` (ships with the package) or the model folder at a path.
+
+    Raises
+    ------
+    UnknownModelError
+        No such model, or the folder is not one, is damaged or of a newer format.
+    """
+    folder = _folder(name)
+    try:
+        text = (folder / MODEL_JSON).read_bytes()
+        card = json.loads(text)
+    except (OSError, ValueError) as error:
+        msg = f"expected a model folder with a readable {MODEL_JSON} at {folder}, found {error}"
+        raise UnknownModelError(msg) from error
+    _check_card(card, folder)
+    tensors = _read_weights(folder / HEADS_SAFETENSORS, card["files"].get(HEADS_SAFETENSORS))
+    try:
+        heads = Heads(**{key: tensors[key] for key in Heads.__dataclass_fields__})
+        variance, limit = tensors["outlier_scale"].tolist()
+        ensemble = Ensemble(
+            panel=Panel(tuple(card["panel"])),
+            heads=heads,
+            outliers=OutlierScore(tensors["outlier_components"], variance, limit),
+        )
+    except (KeyError, ValueError) as error:
+        msg = f"the model at {folder} is damaged: {error}"
+        raise UnknownModelError(msg) from error
+    encoder = load_encoder(card["encoder"]["name"], weights=card["encoder"].get("weights"))
+    if encoder.card.width != len(heads.feature_mean):
+        msg = (
+            f"expected {len(heads.feature_mean)} features for the model at {folder}, found {encoder.card.width} from "
+            f"encoder {encoder.card.name}; train the model again with this version"
+        )
+        raise UnknownModelError(msg)
+    return Model(card=card, sha256=hashlib.sha256(text).hexdigest(), encoder=encoder, ensemble=ensemble)
+
+
+def _folder(name: str) -> Path:
+    if name == STARTER:
+        return Path(str(resources.files("stimage_qupath") / STARTER))
+    folder = Path(name)
+    if not folder.is_dir():
+        msg = f"expected '{STARTER}' or the path of a model folder, found nothing at {folder}; pass --model"
+        raise UnknownModelError(msg)
+    return folder
+
+
+def _check_card(card: Any, folder: Path) -> None:
+    missing = [key for key in REQUIRED if not isinstance(card, dict) or key not in card]
+    if missing:
+        msg = f"expected a model card in {folder / MODEL_JSON}, found one without {', '.join(missing)}"
+        raise UnknownModelError(msg)
+    if card["format"] != FORMAT:
+        msg = f"expected a model of format {FORMAT} at {folder}, found {card['format']}; update stimage-qupath"
+        raise UnknownModelError(msg)
+
+
+def _read_weights(path: Path, expected_hash: str | None) -> dict[str, NDArray[Any]]:
+    """Read the weights, refusing bytes that are not those the card was written with."""
+    try:
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected_hash:
+            msg = f"the weights at {path} are damaged: expected SHA-256 {expected_hash}, found {found}; copy them again"
+            raise UnknownModelError(msg)
+        tensors: dict[str, NDArray[Any]] = load_tensors(data)
+    except (OSError, SafetensorError) as error:
+        msg = f"expected weights at {path}, found {error}"
+        raise UnknownModelError(msg) from error
+    return tensors

@@ -1,0 +1,143 @@
+"""The nuclei of one block of the slide, read with its halo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from stimage_qupath.nuclei.features import shape_measurements, stain_measurements
+from stimage_qupath.nuclei.outline import outlines
+from stimage_qupath.nuclei.segmenter import BoundSegmenter
+from stimage_qupath.slide.base import Slide
+
+_BLANK: Final = 230  # every channel above it: glass, whatever the segmenter
+_BLANK_STEP: Final = 4  # working pixels: 2 µm of 0.5, so that no nucleus slips through
+
+
+@dataclass(frozen=True, slots=True)
+class BlockNuclei:
+    """Nuclei whose centroid lies in the core of a block, or up to a tolerance outside it.
+
+    Attributes
+    ----------
+    polygons
+        (nucleus,) shapely Polygons, level-0 px.
+    centroids_px
+        (nucleus, 2) float64, x and y.
+    measurements
+        Name to (nucleus,) float32.
+    """
+
+    polygons: NDArray[np.object_]
+    centroids_px: NDArray[np.float64]
+    measurements: dict[str, NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        """Return the number of nuclei."""
+        return len(self.polygons)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Blocks in the working pixels of a segmenter, anchored at level-0 (0, 0).
+
+    Attributes
+    ----------
+    downsample
+        Level-0 px per working pixel.
+    block
+        Side of a core, working pixels.
+    halo
+        Context on each side, working pixels.
+    """
+
+    downsample: float
+    block: int
+    halo: int
+
+    def __post_init__(self) -> None:
+        """Refuse blocks without pixels."""
+        if self.block < 1 or self.halo < 0 or not 0 < self.downsample < math.inf:
+            msg = f"expected a Grid with block >= 1, halo >= 0 and downsample > 0, found {self}"
+            raise ValueError(msg)
+
+    @property
+    def size_px(self) -> float:
+        """Side of a core, level-0 px."""
+        return self.block * self.downsample
+
+    @property
+    def halo_px(self) -> float:
+        """Context on each side, level-0 px."""
+        return self.halo * self.downsample
+
+    @property
+    def tolerance_px(self) -> float:
+        """How far outside its core a block still reports a centroid: one working pixel, in level-0 px."""
+        return self.downsample
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReader:
+    """Segments one block after another; may be called from many threads at once.
+
+    Attributes
+    ----------
+    slide
+        Open slide.
+    mpp
+        Level-0 pixel size, µm.
+    segmenter
+        Calibrated for the slide.
+    grid
+        Where the blocks are.
+    simplify_px
+        Tolerance of the outlines, level-0 px.
+    """
+
+    slide: Slide
+    mpp: float
+    segmenter: BoundSegmenter
+    grid: Grid
+    simplify_px: float
+
+    def nuclei(self, row: int, col: int) -> BlockNuclei:
+        """Return the nuclei of block (row, col)."""
+        grid = self.grid
+        x, y = ((index * grid.block - grid.halo) * grid.downsample for index in (col, row))
+        side = grid.block + 2 * grid.halo
+        if not self._on_slide(row, col):
+            return _NONE
+        rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
+        if rgb[::_BLANK_STEP, ::_BLANK_STEP].min() > _BLANK:
+            return _NONE
+        labels = _near_core(self.segmenter.label(rgb), halo=grid.halo)
+        values, polygons = outlines(labels, x=x, y=y, downsample=grid.downsample, tolerance_px=self.simplify_px)
+        centroids = shapely.get_coordinates(shapely.centroid(polygons))
+        corner = np.array([x, y]) + grid.halo_px
+        ours = (centroids >= corner - grid.tolerance_px) & (centroids < corner + grid.size_px + grid.tolerance_px)
+        kept = ours.all(axis=1)
+        stains = stain_measurements(rgb, labels, values[kept])
+        measurements = shape_measurements(polygons[kept], mpp=self.mpp) | stains
+        return BlockNuclei(polygons=polygons[kept], centroids_px=centroids[kept], measurements=measurements)
+
+    def _on_slide(self, row: int, col: int) -> bool:
+        """Return whether the core of a block shares pixels with the slide."""
+        size = self.grid.size_px
+        return 0 <= row < self.slide.height / size and 0 <= col < self.slide.width / size
+
+
+def _near_core(labels: NDArray[np.int32], *, halo: int) -> NDArray[np.int32]:
+    """Return the labels that come near the core; the others belong to other blocks and need no outline."""
+    margin = halo - halo // 4  # a crescent's centroid lies outside it, by less than a quarter of the halo
+    core = labels[margin : labels.shape[0] - margin, margin : labels.shape[1] - margin]
+    near = np.bincount(core.ravel(), minlength=int(labels.max()) + 1) > 0
+    return np.where(near[labels], labels, np.int32(0))
+
+
+_NONE: Final = BlockNuclei(polygons=np.empty(0, dtype=object), centroids_px=np.empty((0, 2)), measurements={})

@@ -1,0 +1,189 @@
+"""Nuclei of whole regions, block by block, without seams.
+
+The blocks lie on a grid that is anchored at the slide's corner and are segmented whole, so that the outline of a
+nucleus depends on the slide alone: not on the annotation that selected it, nor on the order or the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid
+from stimage_qupath.nuclei.ownership import RegionOwners, Seams
+from stimage_qupath.nuclei.prefetch import in_order
+from stimage_qupath.nuclei.segmenter import Segmenter
+from stimage_qupath.regions.tiles import blocks_over
+from stimage_qupath.results import (
+    CancelCheck,
+    Cells,
+    ProgressCallback,
+    Region,
+    never_cancelled,
+    no_progress,
+    stop_if,
+)
+from stimage_qupath.slide.base import Slide
+
+STAGE: Final = "nuclei"
+
+_NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://doi.org/10.1038/s41467-026-68487-0#nucleus")
+_REMEMBERED_BLOCKS: Final = 32  # neighbouring regions share blocks; a block holds a few MB of outlines
+
+
+@dataclass(frozen=True, slots=True)
+class CellChunk:
+    """Nuclei of one region from one block, never empty.
+
+    Attributes
+    ----------
+    region_index
+        Which of the regions that were passed.
+    cells
+        The nuclei.
+    """
+
+    region_index: int
+    cells: Cells
+
+
+def segment_regions(
+    slide: Slide,
+    mpp: float,
+    regions: Sequence[Region],
+    segmenter: Segmenter,
+    *,
+    image_id: str,
+    block_um: float = 512.0,
+    threads: int = 2,
+    simplify_um: float = 0.25,
+    on_progress: ProgressCallback = no_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> Iterator[CellChunk]:
+    """Find the nuclei of regions.
+
+    A nucleus belongs to the smallest region that contains its centroid (of equal ones the first), hence to one region
+    at most, and is found once although blocks overlap. Memory holds a few blocks, whatever the size of the slide.
+
+    Parameters
+    ----------
+    slide
+        Open slide.
+    mpp
+        Level-0 pixel size, µm.
+    regions
+        Where to look.
+    segmenter
+        How to look.
+    image_id
+        Identity of the image, part of each cell's id.
+    block_um
+        Side of a block without its halo, µm. Affects speed and memory only.
+    threads
+        Blocks that are read and segmented at once.
+    simplify_um
+        How far simplification may move an outline, µm.
+    on_progress
+        Called after each block with stage ``nuclei``.
+    cancelled
+        Asked before each block.
+
+    Yields
+    ------
+    CellChunk
+        Regions in order, each region block by block, row by row.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive.
+    CancelledError
+        If ``cancelled`` says so.
+    """
+    for name, value in (("mpp", mpp), ("block_um", block_um), ("threads", threads), ("simplify_um", simplify_um)):
+        if not 0 < value < math.inf:
+            msg = f"expected {name} above 0, found {value}"
+            raise ValueError(msg)
+    grid = Grid(
+        downsample=segmenter.mpp / mpp,
+        block=max(1, round(block_um / segmenter.mpp)),
+        halo=math.ceil(segmenter.halo_um / segmenter.mpp),
+    )
+    run = _Run(slide=slide, mpp=mpp, regions=regions, segmenter=segmenter, grid=grid, simplify_px=simplify_um / mpp)
+    return run.chunks(image_id=image_id, threads=threads, on_progress=on_progress, cancelled=cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Arguments of :func:`segment_regions`, checked."""
+
+    slide: Slide
+    mpp: float
+    regions: Sequence[Region]
+    segmenter: Segmenter
+    grid: Grid
+    simplify_px: float
+
+    def chunks(
+        self, *, image_id: str, threads: int, on_progress: ProgressCallback, cancelled: CancelCheck
+    ) -> Iterator[CellChunk]:
+        """Yield the nuclei of each region, block by block."""
+        stop_if(cancelled)
+        owners = RegionOwners(self.regions)
+        places = [self._places(region) for region in self.regions]
+        total, done, count = sum(map(len, places)), 0, 0
+        with closing(self._found([place for some in places for place in some], threads=threads)) as found:
+            for index, region in enumerate(self.regions):
+                seams = Seams(size_px=self.grid.size_px, reach_px=self.grid.halo_px)
+                for place in places[index]:
+                    stop_if(cancelled)
+                    nuclei = next(found)
+                    ours = seams.unseen(*place, nuclei.polygons) & owners.owned(index, nuclei.centroids_px)
+                    if ours.any():
+                        cells = _cells(nuclei, ours, prefix=f"{image_id}|{region.id}")
+                        count += len(cells)
+                        yield CellChunk(region_index=index, cells=cells)
+                    done += 1
+                    on_progress(STAGE, done, total, f"{count} nuclei")
+
+    def _places(self, region: Region) -> list[tuple[int, int]]:
+        """Return row and column of the blocks that can tell of a nucleus in a region.
+
+        Those within a halo of it are among them, because their nuclei may reach over the seam and settle what becomes
+        of a nucleus inside (see :class:`Seams`).
+        """
+        near = region.geometry.buffer(self.grid.halo_px)
+        return [(block.row, block.col) for block in blocks_over(near, size_px=self.grid.size_px)]
+
+    def _found(self, places: Sequence[tuple[int, int]], *, threads: int) -> Generator[BlockNuclei, None, None]:
+        """Yield the nuclei of each block."""
+        reader = BlockReader(
+            slide=self.slide,
+            mpp=self.mpp,
+            segmenter=self.segmenter.calibrate(self.slide, self.mpp, self.regions),
+            grid=self.grid,
+            simplify_px=self.simplify_px,
+        )
+        return in_order(places, lambda place: reader.nuclei(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)
+
+
+def _cells(nuclei: BlockNuclei, ours: NDArray[np.bool_], *, prefix: str) -> Cells:
+    """Return nuclei as cells with ids; of two that would have the same id, the first."""
+    first: dict[str, int] = {}
+    for index in np.flatnonzero(ours).tolist():
+        x, y = nuclei.centroids_px[index]
+        first.setdefault(f"{prefix}|{x:.2f}|{y:.2f}", index)
+    kept = np.fromiter(first.values(), dtype=np.intp)
+    return Cells(
+        ids=np.array([str(uuid5(_NAMESPACE, name)) for name in first], dtype=object),
+        polygons=nuclei.polygons[kept],
+        centroids_px=nuclei.centroids_px[kept],
+        measurements={name: values[kept] for name, values in nuclei.measurements.items()},
+    )

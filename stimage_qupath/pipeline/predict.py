@@ -1,0 +1,254 @@
+"""One image in, a run folder out: nuclei, and with a model their predicted expression. The one path of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from stimage_qupath import names
+from stimage_qupath.config import PredictSettings, SegmentSettings
+from stimage_qupath.export.partial_folder import PartialFolder
+from stimage_qupath.export.run_folder import RunWriter
+from stimage_qupath.export.run_reader import what_is_foreign
+from stimage_qupath.export.tables import outside_training
+from stimage_qupath.models.checkpoint import Model, load_model
+from stimage_qupath.nuclei.classical import ClassicalSegmenter
+from stimage_qupath.nuclei.features import diameter_warning
+from stimage_qupath.nuclei.segment import CellChunk, segment_regions
+from stimage_qupath.pipeline.inputs import Input, open_input
+from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
+from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM, CellPredictor
+from stimage_qupath.prediction.device import choose_device, default_batch_size
+from stimage_qupath.report.overview import draw_overviews
+from stimage_qupath.results import CancelCheck, Prediction, ProgressCallback, never_cancelled, no_progress, stop_if
+
+MANY_OUTSIDE = 0.2
+"""Share of nuclei outside training from which a run says so."""
+
+
+def run(
+    settings: SegmentSettings,
+    on_progress: ProgressCallback = no_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> dict[str, Any]:
+    """Find the nuclei of the regions and, given :class:`PredictSettings`, predict the panel for each.
+
+    Parameters
+    ----------
+    settings
+        ``SegmentSettings`` for nuclei alone, ``PredictSettings`` for predictions too.
+    on_progress, cancelled
+        Progress and cancellation.
+
+    Returns
+    -------
+    dict
+        The record as in ``run.json``, and the ``output`` folder and number of ``cells``.
+
+    Raises
+    ------
+    StimageError
+        Of the kind that fits; nothing stands under the final name then.
+    """
+    PartialFolder(settings.output, force=settings.force, why_keep=what_is_foreign)  # refuses before any work
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        source = stack.enter_context(open_input(settings))
+        plan = _plan(settings) if isinstance(settings, PredictSettings) else None
+        writer = stack.enter_context(_writer(settings, plan))
+        tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
+        for chunk, prediction in _stream(settings, source, plan, watch, on_progress, cancelled):
+            tally.start_regions(writer, source, chunk.region_index)
+            with watch.stage("write", len(chunk.cells)):
+                writer.append(chunk.cells, prediction)
+            tally.add(chunk, prediction)
+        tally.start_regions(writer, source, len(source.regions) - 1)
+        stop_if(cancelled)
+        warnings = [*source.warnings, *source.check_tiles(settings.max_bad_tiles), *tally.warnings(source.mpp)]
+        if plan is not None:
+            warnings += plan.warnings()
+            with watch.stage("overview", len(plan.drawn)):
+                note = plan.model.research_use
+                draw_overviews(
+                    writer.folder, tally.dots(plan.drawn), source.slide, source.regions, plan.drawn, note=note
+                )
+        record = _record(settings, source, plan, warnings, watch)
+        output = writer.finish(record)
+    return {**record, "output": str(output), "cells": tally.cells}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The model and what is written of it."""
+
+    settings: PredictSettings
+    model: Model
+    genes: tuple[str, ...]
+    device: torch.device
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Genes that get a picture: those asked for, else the first of the default list."""
+        if not self.settings.overview:
+            return ()
+        return self.genes if self.settings.genes else self.genes[:1]
+
+    @property
+    def stride_um(self) -> float | None:
+        """Spacing of the grid, or None for a window on each nucleus."""
+        return None if self.settings.unit == "cells" else self.settings.stride_um or DEFAULT_STRIDE_UM
+
+    @property
+    def interval_genes(self) -> NDArray[np.intp] | None:
+        """Columns that get percentiles: the panel, the written genes, or none."""
+        if self.settings.intervals:
+            return np.arange(len(self.model.panel))
+        return self.model.panel.index(self.genes) if self.settings.measurements == "all" else None
+
+    def warnings(self) -> list[str]:
+        """Say which written genes have no held-out support."""
+        weak = self.model.unsupported(self.genes)
+        if not weak:
+            return []
+        return [f"no held-out evidence that the model can predict {', '.join(weak)}: the interval includes 0"]
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of the model."""
+        card = self.model.card
+        return {
+            "name": self.model.name,
+            "sha256": self.model.sha256,
+            "files": card["files"],
+            "encoder": card["encoder"],
+            "reference_total": card["reference_total"],
+            "patients": card["training"]["patients"],
+            "stride_um": self.stride_um,
+        }
+
+
+class _Tally:
+    """What is counted while blocks pass by, and the few numbers a nucleus that the pictures need."""
+
+    def __init__(self, *, columns: tuple[int, ...]) -> None:
+        self.cells = 0
+        self._columns = np.array(columns, dtype=np.intp)
+        self._started = 0
+        self._areas: list[NDArray[np.float32]] = []
+        self._dots: list[NDArray[np.float32]] = []
+
+    def start_regions(self, writer: RunWriter, source: Input, last: int) -> None:
+        """Start every region up to number ``last`` that has not begun; those without nuclei stay empty."""
+        for region in source.regions[self._started : last + 1]:
+            writer.start_region(region)
+        self._started = max(self._started, last + 1)
+
+    def add(self, chunk: CellChunk, prediction: Prediction | None) -> None:
+        """Count a block."""
+        self.cells += len(chunk.cells)
+        self._areas.append(chunk.cells.measurements[names.AREA])
+        if prediction is not None:
+            outside = outside_training(prediction.ood_score)
+            parts = (chunk.cells.centroids_px, outside[:, None], prediction.mean[:, self._columns])
+            self._dots.append(np.concatenate(parts, axis=1, dtype=np.float32))
+
+    def dots(self, genes: tuple[str, ...]) -> pd.DataFrame:
+        """Return place, flag and drawn means of each nucleus, with the columns of the run's table."""
+        columns = ["x_px", "y_px", names.TABLE_COLUMN[names.OUTSIDE_TRAINING]]
+        columns += [names.gene_column(gene, "mean") for gene in genes]
+        empty = np.empty((0, len(columns)), dtype=np.float32)
+        return pd.DataFrame(np.concatenate([empty, *self._dots]), columns=columns)
+
+    def warnings(self, mpp: float) -> list[str]:
+        """Return what looks wrong of all nuclei together."""
+        if not self.cells:
+            return ["no nucleus was found in any region; check the regions and the pixel size"]
+        diameter = float(np.sqrt(4 * np.median(np.concatenate(self._areas)) / np.pi))
+        found = [text for text in [diameter_warning(diameter, mpp)] if text]
+        share = float(np.concatenate([d[:, 2] for d in self._dots]).mean()) if self._dots else 0.0
+        if share > MANY_OUTSIDE:
+            found.append(f"{share:.0%} of the nuclei lie outside what the model was trained on; do not rely on them")
+        return found
+
+
+def _plan(settings: PredictSettings) -> _Plan:
+    model = load_model(settings.model)
+    return _Plan(settings, model, model.choose_genes(settings.genes), choose_device(settings.device))
+
+
+def _writer(settings: SegmentSettings, plan: _Plan | None) -> RunWriter:
+    if plan is None:
+        return RunWriter(settings.output, panel=None, force=settings.force, model_card={})
+    return RunWriter(
+        settings.output,
+        panel=plan.model.panel,
+        genes=plan.genes,
+        measurements=plan.settings.measurements,
+        intervals=plan.settings.intervals,
+        force=settings.force,
+        model_card=plan.model.card,
+    )
+
+
+def _stream(
+    settings: SegmentSettings,
+    source: Input,
+    plan: _Plan | None,
+    watch: Stopwatch,
+    on_progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> Iterator[tuple[CellChunk, Prediction | None]]:
+    """Yield blocks of nuclei, with their prediction where there is a model."""
+    found = segment_regions(
+        source.slide,
+        source.mpp,
+        source.regions,
+        ClassicalSegmenter(),
+        image_id=source.image_id,
+        threads=settings.threads,
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+    chunks = watch.waiting("nuclei", found)
+    if plan is None:
+        for chunk in chunks:
+            watch.count("nuclei", len(chunk.cells))
+            yield chunk, None
+        return
+    predictor = CellPredictor(
+        slide=source.slide,
+        mpp=source.mpp,
+        encoder=plan.model.encoder,
+        ensemble=plan.model.ensemble,
+        device=plan.device,
+        batch_size=plan.settings.batch_size or default_batch_size(plan.device),
+        stride_um=plan.stride_um,
+        interval_genes=plan.interval_genes,
+    )
+    for chunk, prediction in predictor.predict(chunks, cancelled=cancelled, timed=watch.stage):
+        for stage in ("nuclei", "encode", "heads"):
+            watch.count(stage, len(chunk.cells))
+        yield chunk, prediction
+
+
+def _record(
+    settings: SegmentSettings, source: Input, plan: _Plan | None, warnings: list[str], watch: Stopwatch
+) -> dict[str, Any]:
+    return {
+        "command": settings.flow,
+        "settings": settings.to_dict(),
+        "image": source.record(),
+        "model": None if plan is None else plan.record(),
+        "device": "cpu" if plan is None else str(plan.device),
+        "research_use": None if plan is None else plan.model.research_use,
+        "warnings": warnings,
+        "versions": versions(),
+        "peak_memory_mib": peak_memory_mib(),
+        **watch.record(),
+    }

@@ -1,0 +1,154 @@
+"""Predictions for nuclei: a window on each, or windows on a grid between which nuclei interpolate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stimage_qupath.models.encoders import Encoder
+from stimage_qupath.models.ensemble import Ensemble
+from stimage_qupath.prediction.stream import Window, plan_windows, read_ahead
+from stimage_qupath.results import CancelCheck, Cells, Prediction, stop_if
+from stimage_qupath.slide.reader import Slide
+
+DEFAULT_STRIDE_UM = 50.0
+"""Half a spot of the first ST arrays: the window hardly changes over less."""
+
+
+class Chunk(Protocol):
+    """Some nuclei of one region."""
+
+    @property
+    def cells(self) -> Cells:
+        """The nuclei."""
+        ...
+
+
+ChunkT = TypeVar("ChunkT", bound=Chunk)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellPredictor:
+    """How nuclei are turned into predictions.
+
+    Attributes
+    ----------
+    slide, mpp
+        Where to read, and its pixel size.
+    encoder, ensemble
+        The model.
+    device, batch_size
+        Where networks run, and how many tiles at a time.
+    stride_um
+        Spacing of the grid, or None for a window on each nucleus.
+    interval_genes
+        Columns of the genes that get percentiles, or None.
+    """
+
+    slide: Slide
+    mpp: float
+    encoder: Encoder
+    ensemble: Ensemble
+    device: torch.device
+    batch_size: int
+    stride_um: float | None = None
+    interval_genes: NDArray[np.intp] | None = None
+
+    def predict(
+        self, chunks: Iterable[ChunkT], *, cancelled: CancelCheck, timed: Callable[[str], AbstractContextManager[None]]
+    ) -> Iterator[tuple[ChunkT, Prediction]]:
+        """Yield each chunk with its prediction, in order; pixels of the next chunk are read meanwhile.
+
+        Parameters
+        ----------
+        chunks
+            Nuclei, block by block.
+        cancelled
+            Asked before each chunk.
+        timed
+            ``timed(stage)`` is a context manager that books its time under ``stage``.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="pixels") as pool:
+            jobs = (partial(self._load, chunk) for chunk in chunks)
+            for loaded in read_ahead(jobs, pool, depth=1):
+                stop_if(cancelled)
+                with timed("encode"):
+                    features = self._encode(loaded, cancelled)
+                with timed("heads"):
+                    prediction = self.ensemble.predict(features, device=self.device, interval_genes=self.interval_genes)
+                    prediction = prediction if loaded.mix is None else loaded.mix(prediction)
+                yield loaded.chunk, prediction
+
+    def _load(self, chunk: ChunkT) -> _Loaded[ChunkT]:
+        """Plan the windows of a chunk and read their pixels."""
+        points, mix = chunk.cells.centroids_px, None
+        if self.stride_um is not None:
+            points, mix = interpolation(points, self.stride_um / self.mpp)
+        windows = plan_windows(points, self.encoder.card, self.slide, self.mpp)
+        return _Loaded(chunk, len(points), mix, windows, [window.read(self.slide) for window in windows])
+
+    def _encode(self, loaded: _Loaded[ChunkT], cancelled: CancelCheck) -> NDArray[np.float32]:
+        features = np.empty((loaded.points, self.encoder.card.width), dtype=np.float32)
+        for window, image in zip(loaded.windows, loaded.images, strict=True):
+            features[window.index] = self.encoder.encode(
+                image, window.centres, device=self.device, batch_size=self.batch_size, cancelled=cancelled
+            )
+        return features
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded(Generic[ChunkT]):
+    """A chunk whose pixels are in memory."""
+
+    chunk: ChunkT
+    points: int
+    mix: Callable[[Prediction], Prediction] | None
+    windows: list[Window]
+    images: list[NDArray[np.uint8]]
+
+
+def interpolation(
+    points_px: NDArray[np.float64], stride_px: float
+) -> tuple[NDArray[np.float64], Callable[[Prediction], Prediction]]:
+    """Return the grid nodes around some points, and the bilinear mix that carries predictions from nodes to points.
+
+    The grid is anchored at the slide's corner, so that a point has the same four nodes in whatever company.
+
+    Parameters
+    ----------
+    points_px
+        (place, 2) x and y, level-0 px.
+    stride_px
+        Spacing of the nodes, level-0 px.
+    """
+    if not len(points_px):
+        return points_px, lambda prediction: prediction
+    grid = points_px / stride_px
+    cell = np.floor(grid).astype(np.int64)
+    fraction = grid - cell
+    corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
+    wanted = (cell[:, None, :] + corners).reshape(-1, 2)
+    nodes, position = np.unique(wanted, axis=0, return_inverse=True)
+    position = position.reshape(-1, 4)
+    weight = (
+        np.where(corners[None] == 1, fraction[:, None, :], 1 - fraction[:, None, :]).prod(axis=2).astype(np.float32)
+    )
+
+    def mix(prediction: Prediction) -> Prediction:
+        def mixed(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+            if values is None:
+                return None
+            shape = (-1, *[1] * (values.ndim - 1))
+            return sum((values[position[:, k]] * weight[:, k].reshape(shape) for k in range(4)), np.float32(0))
+
+        return Prediction(**{f.name: mixed(getattr(prediction, f.name)) for f in fields(Prediction)})  # type: ignore[arg-type]
+
+    return nodes * stride_px, mix

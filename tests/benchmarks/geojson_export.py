@@ -1,0 +1,129 @@
+"""Times the streamed GeoJSON of nuclei against ``geojson.Feature`` + ``geojson.dumps`` on the same nuclei.
+
+    python tests/benchmarks/geojson_export.py --cells 100000 --measurements 20
+    python tests/benchmarks/geojson_export.py --cells 1000000 --stream-only --gzip
+
+Prints seconds, their ratio, the size, and by how much the peak resident memory grew while streaming. Nuclei are made
+block by block and their making is not timed; both ways get the same shapely polygons and float32 columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import geojson
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from stimage_qupath.export.cells_geojson import gzip_stream
+from stimage_qupath.geojson_dialect import CellFeatureWriter
+from stimage_qupath.results import Cells
+
+Block = tuple[Cells, dict[str, NDArray[np.float32]]]
+
+
+def make_blocks(n: int, measurements: int, *, size: int, seed: int) -> Iterator[Block]:
+    """Yield nuclei of 12 to 30 vertices on a 50,000 px slide and ``measurements`` columns each."""
+    random = np.random.default_rng(seed)
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        centres = random.uniform(100, 50_000, (count, 2))
+        vertices = random.integers(12, 31, count)
+        owner = np.repeat(np.arange(count), vertices)
+        step = np.concatenate([np.arange(v) / v for v in vertices]) * 2 * np.pi
+        radius = random.uniform(8, 16, count)[owner] * random.uniform(0.9, 1.1, len(owner))
+        ring = centres[owner] + radius[:, None] * np.column_stack([np.cos(step), np.sin(step)])
+        polygons = shapely.polygons(shapely.linearrings(ring, indices=owner))
+        ids = np.array([str(uuid.UUID(bytes=random.bytes(16))) for _ in range(count)], dtype=object)
+        columns = {
+            f"STimage: GENE{i:02d}: mean": random.gamma(2.0, 1.5, count).astype(np.float32) for i in range(measurements)
+        }
+        yield Cells(ids=ids, polygons=polygons, centroids_px=centres), columns
+
+
+def stream(blocks: Iterator[Block], file: BinaryIO, *, packed: bool) -> float:
+    """Return the seconds the streamed writer takes."""
+    sink = gzip_stream(file) if packed else file
+    begin = time.perf_counter()
+    writer = CellFeatureWriter(sink)
+    seconds = time.perf_counter() - begin
+    for cells, columns in blocks:
+        begin = time.perf_counter()
+        writer.append(cells, columns)
+        seconds += time.perf_counter() - begin
+    begin = time.perf_counter()
+    writer.close()
+    sink.close()
+    return seconds + time.perf_counter() - begin
+
+
+def typed(blocks: Iterator[Block], file: BinaryIO, *, packed: bool) -> float:
+    """Return the seconds ``geojson.Feature`` per nucleus and one ``geojson.dumps`` take."""
+    sink = gzip_stream(file) if packed else file
+    seconds = 0.0
+    features = []
+    for cells, columns in blocks:
+        begin = time.perf_counter()
+        for i, (identity, polygon) in enumerate(zip(cells.ids, cells.polygons, strict=True)):
+            geometry = geojson.Polygon([shapely.get_coordinates(polygon).tolist()], precision=2)
+            values = {name: float(column[i]) for name, column in columns.items()}
+            properties = {"objectType": "detection", "measurements": values}
+            features.append(geojson.Feature(id=identity, geometry=geometry, properties=properties))
+        seconds += time.perf_counter() - begin
+    begin = time.perf_counter()
+    sink.write(geojson.dumps(geojson.FeatureCollection(features)).encode())
+    sink.close()
+    return seconds + time.perf_counter() - begin
+
+
+def peak_mib() -> float:
+    """Return the peak resident memory of this process in MiB; NaN on Windows."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def main() -> None:
+    """Run both ways and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--measurements", type=int, default=20)
+    parser.add_argument("--block", type=int, default=10_000, help="nuclei made and appended at a time")
+    parser.add_argument("--gzip", action="store_true", help="both ways through the same gzip stream")
+    parser.add_argument("--stream-only", action="store_true", help="leave the geojson package out")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    def blocks() -> Iterator[Block]:
+        return make_blocks(options.cells, options.measurements, size=options.block, seed=options.seed)
+
+    next(blocks())  # so that the making of one block is in the memory before
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.geojson"
+        before = peak_mib()
+        with path.open("wb") as file:
+            streamed = stream(blocks(), file, packed=options.gzip)
+        growth = peak_mib() - before
+        size = path.stat().st_size / 2**20
+        sys.stdout.write(f"streamed      {streamed:8.2f} s {size:8.1f} MiB, peak memory grew {growth:.0f} MiB\n")
+        if options.stream_only:
+            return
+        with path.open("wb") as file:
+            built = typed(blocks(), file, packed=options.gzip)
+        size = path.stat().st_size / 2**20
+        sys.stdout.write(f"geojson.dumps {built:8.2f} s {size:8.1f} MiB, ratio {built / streamed:.1f}\n")
+
+
+if __name__ == "__main__":
+    main()
