@@ -290,10 +290,12 @@ def test_fault_says_name_or_id(tmp_path: Path) -> None:
         ('{"color":[١, ٢٠, ٢٠٠]}'.encode(), "set QuPath's locale to English"),
         (gzip.compress(b"[" * 5000)[:-9], "expected a whole gzip file, found damaged data in x.geojson"),
         (gzip.compress(b"{}")[:12] + b"\xff\xff\xff\xff", "expected a whole gzip file"),
-        (b"[" * 100_000, "expected JSON in x.geojson, found: depth"),
+        (b"[" * 100_000, "expected JSON in x.geojson, found: .*depth"),
         (b"[NaN," + b"[" * 100_000, "expected JSON in x.geojson"),
     ],
-)
+    ids=["empty", "blank", "empty gzip", "text", "cut short", "number", "string", "Latin-1", "Arabic digits",
+         "cut gzip", "damaged gzip", "deep", "deep after NaN"],
+)  # fmt: skip
 def test_file_that_is_no_geojson(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "x.geojson"
     path.write_bytes(data)

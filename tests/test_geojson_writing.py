@@ -10,6 +10,7 @@ import re
 import tracemalloc
 import uuid
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_no_nuclei_is_an_empty_collection_and_blocks_leave_no_seam() -> None:
     column = np.arange(2500, dtype=np.float32)
     whole = streamed((cells, {"A": column}))
     cuts = [0, 1, 1, 999, 2001, 2500]
-    parts = [(cells.take(np.arange(a, b)), {"A": column[a:b]}) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    parts = [(cells.take(np.arange(a, b)), {"A": column[a:b]}) for a, b in pairwise(cuts)]
     assert streamed(*parts) == whole
     assert [f["properties"]["measurements"]["A"] for f in json.loads(whole)["features"]] == list(range(2500))
 
@@ -197,12 +198,11 @@ def test_any_outline_becomes_a_polygon_that_qupath_reads(outlines: list[Any]) ->
 @given(st.integers(0, 2**32 - 1), st.floats(0.02, 50), st.integers(5, 40), st.booleans())
 def test_rounding_moves_an_outline_by_no_more_than_the_grid(seed: int, size: float, n: int, with_hole: bool) -> None:
     random = np.random.default_rng(seed)
-    angle = np.sort(random.uniform(0, 2 * np.pi, n))
+    angle = (np.arange(n) + random.uniform(0, 0.9, n)) * 2 * np.pi / n  # no gap of half a turn, so no narrow neck
     unit = np.column_stack([np.cos(angle), np.sin(angle)]) * random.uniform(0.4, 1, n)[:, None]
-    polygon = shapely.make_valid(shapely.Polygon(unit * size + 3000))
+    polygon = shapely.Polygon(unit * size + 3000)
     if with_hole:
         polygon = polygon - shapely.Point(3000, 3000).buffer(size / 10)
-    polygon = max(shapely.get_parts(polygon), key=lambda part: part.area)
     (result,) = polygons_on_grid(np.array([polygon]), np.array([[3000.0, 3000.0]]))
     # Each vertex moves by at most half the diagonal of the 0.01 px grid; the repair snaps once more.
     assert shapely.symmetric_difference(result, polygon).area <= 0.02 * polygon.length + 0.02
@@ -299,5 +299,5 @@ def test_annotations_are_not_overwritten_unasked(tmp_path: Path) -> None:
 
 
 def test_annotations_into_a_missing_folder_are_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="expected to write .*x.geojson, found: No such file"):
+    with pytest.raises(OutputError, match=r"expected to write .*x\.geojson, found: No such file"):
         write_annotations(tmp_path / "none" / "x.geojson", [region()])

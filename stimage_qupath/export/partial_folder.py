@@ -88,8 +88,8 @@ class PartialFolder:
                 self.output.rename(aside)
             try:
                 self.path.rename(self.output)
-            except OSError:
-                if replace:
+            except BaseException:  # Ctrl-C too: the old folder must not stay aside
+                if replace and not self.output.exists():
                     aside.rename(self.output)
                 raise
             (self.output / OWNER_FILE).unlink()

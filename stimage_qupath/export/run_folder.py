@@ -95,7 +95,7 @@ class RunWriter:
     color_of_class
         Colours of cell classes in QuPath.
     chunk_cells
-        Nuclei held in memory as text and tables at a time; the files do not depend on it.
+        Nuclei held in memory as text and tables at a time; what the files hold does not depend on it.
 
     Raises
     ------
@@ -189,9 +189,9 @@ class RunWriter:
             raise ValueError(msg)
         self._check(cells, prediction)
         for start in range(0, len(cells), self._chunk_cells):
-            rows = slice(start, start + self._chunk_cells)
-            part = cells.take(np.arange(len(cells))[rows])
-            self._write(self._block(part, None if prediction is None else _rows(prediction, rows)))
+            stop = min(start + self._chunk_cells, len(cells))
+            part = cells.take(np.arange(start, stop))
+            self._write(self._block(part, None if prediction is None else _rows(prediction, slice(start, stop))))
 
     def finish(self, record: Mapping[str, object]) -> Path:
         """Write ``run.json``, flush all to the disk, give the folder its name, and return that.

@@ -115,4 +115,11 @@ def what_is_foreign(folder: Path) -> str | None:
     if foreign:
         return f"{', '.join(foreign[:5])} in it"
     own = [name for name in found if not any(fnmatch(name, desktop) for desktop in DESKTOP_FILES)]
-    return None if not own or names.RUN_JSON in own else f"no {names.RUN_JSON} in it"
+    if own and names.RUN_JSON not in own:
+        return f"no {names.RUN_JSON} in it"
+    if own:
+        try:
+            parse_run_json(folder / names.RUN_JSON)
+        except UsageError:
+            return f"a {names.RUN_JSON} of another kind in it"
+    return None

@@ -58,9 +58,9 @@ class CellFeatureWriter:
             Name to (cell,) float32, in the order QuPath shall show.
         """
         for start in range(0, len(cells), BLOCK_CELLS):
-            block = slice(start, start + BLOCK_CELLS)
-            part = {name: values[block] for name, values in measurements.items()}
-            self._append_block(cells.take(np.arange(len(cells))[block]), part)
+            stop = min(start + BLOCK_CELLS, len(cells))
+            part = {name: values[start:stop] for name, values in measurements.items()}
+            self._append_block(cells.take(np.arange(start, stop)), part)
 
     def close(self) -> None:
         """End the collection."""

@@ -98,17 +98,11 @@ class Model:
 def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> None:
     """Write card and weights into an existing empty folder; hashes and versions are added to the card."""
     heads, outliers = ensemble.heads, ensemble.outliers
-    weights = save_tensors(
-        {
-            "feature_mean": heads.feature_mean,
-            "feature_sd": heads.feature_sd,
-            "weight": np.ascontiguousarray(heads.weight),
-            "bias": np.ascontiguousarray(heads.bias),
-            "log_total_count": np.ascontiguousarray(heads.log_total_count),
-            "outlier_components": outliers.components,
-            "outlier_scale": np.array([outliers.residual_variance, outliers.limit], dtype=np.float64),
-        }
-    )
+    tensors = {name: getattr(heads, name) for name in Heads.__dataclass_fields__}
+    tensors["outlier_components"] = outliers.components
+    tensors["outlier_scale"] = np.array([outliers.residual_variance, outliers.limit], dtype=np.float64)
+    # safetensors writes the memory of an array as it lies: a transposed one would come back scrambled.
+    weights = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})
     (folder / HEADS_SAFETENSORS).write_bytes(weights)
     full = {
         "format": FORMAT,

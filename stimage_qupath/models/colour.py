@@ -30,7 +30,7 @@ WINDOWS_UM = (100, 250, 400)
 FILTER_REACH_PX = 26
 """How far the widest Gaussian (sigma 6, cut at 4 sigma) looks beyond a window, with rounding."""
 HEMATOXYLIN_STEPS = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
-EOSIN_STEPS = (0.05, 0.1, 0.2, 0.3, 0.45)
+EOSIN_STEPS = (0.02, 0.05, 0.1, 0.15, 0.25)
 GLASS_BELOW_OD = 0.06
 """Mean optical density under which a pixel is bare glass."""
 BASE = 5

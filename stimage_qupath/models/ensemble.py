@@ -15,6 +15,9 @@ from stimage_qupath.models.uncertainty import OutlierScore, total_variance
 from stimage_qupath.results import Panel, Prediction
 
 INTERVAL = (0.05, 0.95)
+FEATURE_LIMIT = 4.0
+"""Standardised features beyond are held there: log means are linear in them, and would run away where nothing is known.
+Such places have a high OOD score, which sees the features as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ class Ensemble:
         with torch.inference_mode():
             for start in range(0, len(features), batch_size):
                 rows = slice(start, start + batch_size)
-                members = log_mean_of(_tensor(standardised[rows], device)).clamp(*LOG_MEAN_RANGE).exp()
+                known = np.clip(standardised[rows], -FEATURE_LIMIT, FEATURE_LIMIT)
+                members = log_mean_of(_tensor(known, device)).clamp(*LOG_MEAN_RANGE).exp()
                 for out, values in zip((mean, aleatoric, epistemic), total_variance(members, total_count), strict=True):
                     out[rows] = values.cpu().numpy()
                 if quantiles is not None:

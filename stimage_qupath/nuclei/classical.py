@@ -1,12 +1,14 @@
 """Nuclei without a network: haematoxylin threshold, then watershed on the distance to the edge.
 
 1. Haematoxylin OD (Ruifrok & Johnston), lightly smoothed.
-2. Threshold: half from the slide (Otsu over its tissue), half from the surroundings (mean over 30 µm), never less than
-   0.8 of the slide's. Specks, spurs and small holes go.
+2. Threshold: partly the slide's (Otsu over its tissue, a little lowered), partly the mean of the surroundings, never
+   less than 0.8 of the slide's. Specks, spurs and small holes go.
 3. Relief: distance to the edge, raised where haematoxylin is dense, since touching nuclei are often paler in between.
 4. Watershed from every summit; neighbouring basins whose pass lies less than 0.3 µm below the lower summit are one
    nucleus (the h-maxima of the relief, without its costly reconstruction).
-5. What is too small, too large, far from an ellipse (folds, keratin) or bluer than haematoxylin (ink) is dropped.
+5. The edge of each nucleus moves to the half-maximum between its inside and the ring around it.
+6. What is too small, too large, too pale, far from an ellipse (folds, keratin) or bluer than the slide's nuclei (ink) is
+   dropped.
 
 Every step looks at a bounded neighbourhood, so that a block with its halo gives what the whole slide would give. The
 numbers were chosen on annotated images that are free to use for that (histolytics HGSC, BSD-3; Data Science Bowl 2018,
@@ -31,12 +33,14 @@ from skimage.filters import threshold_otsu
 
 from stimage_qupath.nuclei.basins import merged_basins
 from stimage_qupath.nuclei.ellipse import ellipse_fit
+from stimage_qupath.nuclei.refine import refined, without_small_parts
 from stimage_qupath.nuclei.sampling import tissue_samples
 from stimage_qupath.results import Region
 from stimage_qupath.slide.base import Slide
 from stimage_qupath.slide.stain import hematoxylin_eosin
 
 _OUTLIERS_PERCENT: Final = 99.5  # pigment and dirt above it do not pull the threshold
+_BLUE: Final = -0.1  # eosin over haematoxylin that no mixture of the two stains has, but some scanners' nuclei do
 _TRUNCATE: Final = 3.0  # sigmas after which a Gaussian ends
 
 
@@ -48,6 +52,8 @@ class ClassicalSettings:
     ----------
     smoothing_um
         Sigma of the haematoxylin that is compared with the threshold.
+    slide_factor
+        The slide's threshold is Otsu's times this.
     surroundings_um
         Side of the square whose mean haematoxylin is "the surroundings".
     surroundings_weight
@@ -64,25 +70,33 @@ class ClassicalSettings:
         Sigma of the haematoxylin that raises the relief.
     pass_depth_um
         Basins whose pass is less deep than this are joined.
+    edge_reach_um
+        How far an edge may move outwards to the half-maximum.
+    least_contrast
+        Nuclei that exceed the ring around them by less than this multiple of the slide's threshold are dropped.
     least_ellipse_fit
         Nuclei with a lower :func:`~stimage_qupath.nuclei.ellipse.ellipse_fit` are dropped.
-    most_ink
-        Nuclei whose eosin is further below zero than this share of their haematoxylin are dropped: no mixture of the
-        two stains is as blue or green as that, but marking ink is.
+    most_bluer
+        Nuclei whose eosin, as a share of their haematoxylin, is below -0.1 and further than this below the slide's
+        nuclei are dropped: marking ink is as blue or green as that.
     """
 
     smoothing_um: float = 0.4
-    surroundings_um: float = 30.0
-    surroundings_weight: float = 0.5
+    slide_factor: float = 0.9
+    surroundings_um: float = 25.0
+    surroundings_weight: float = 0.8
     least_of_slide: float = 0.8
     largest_hole_um2: float = 60.0
-    least_area_um2: float = 16.0
+    least_area_um2: float = 10.0
     most_area_um2: float = 400.0
     density_weight: float = 0.5
     density_smoothing_um: float = 1.5
     pass_depth_um: float = 0.3
-    least_ellipse_fit: float = 0.7
-    most_ink: float = 0.1
+    edge_level: float = 0.45
+    edge_reach_um: float = 2.5
+    least_contrast: float = 0.3
+    least_ellipse_fit: float = 0.65
+    most_bluer: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse negative numbers and an empty range of areas."""
@@ -126,16 +140,23 @@ class ClassicalSegmenter:
             Finds nothing when the slide has no tissue.
         """
         sigma = self.settings.smoothing_um / self.mpp
-        densities = [
-            _smoothed(hematoxylin_eosin(rgb)[0], sigma)[is_tissue]
-            for rgb, is_tissue in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp)
-        ]
-        density = np.concatenate([*densities, np.empty(0, dtype=np.float32)])
+        densities, eosins = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.float32)]
+        for rgb, is_tissue in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp):
+            haematoxylin, eosin = hematoxylin_eosin(rgb)
+            densities.append(_smoothed(haematoxylin, sigma)[is_tissue])
+            eosins.append(eosin[is_tissue])
+        density = np.concatenate(densities)
         if density.size == 0:
-            return BoundClassicalSegmenter(settings=self.settings, mpp=self.mpp, threshold=np.inf)
-        density = np.minimum(density, np.percentile(density, _OUTLIERS_PERCENT))
-        threshold = float(threshold_otsu(density))  # type: ignore[no-untyped-call]
-        return BoundClassicalSegmenter(settings=self.settings, mpp=self.mpp, threshold=threshold)
+            return BoundClassicalSegmenter(settings=self.settings, mpp=self.mpp, threshold=np.inf, redness=0.0)
+        capped = np.minimum(density, np.percentile(density, _OUTLIERS_PERCENT))
+        threshold = float(threshold_otsu(capped))  # type: ignore[no-untyped-call]
+        dense = density >= threshold
+        return BoundClassicalSegmenter(
+            settings=self.settings,
+            mpp=self.mpp,
+            threshold=threshold * self.settings.slide_factor,
+            redness=float(np.median(np.concatenate(eosins)[dense] / density[dense])),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,40 +170,51 @@ class BoundClassicalSegmenter:
     mpp
         Working pixel size, µm.
     threshold
-        Haematoxylin OD of the slide's threshold; infinite when there is no tissue.
+        The slide's threshold, haematoxylin OD; infinite when there is no tissue.
+    redness
+        Eosin over haematoxylin of the slide's dense pixels.
     """
 
     settings: ClassicalSettings
     mpp: float
     threshold: float
+    redness: float
 
     def label(self, rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
         """Label the nuclei of one block; see :class:`~stimage_qupath.nuclei.segmenter.BoundSegmenter`."""
+        settings, pixel_um2 = self.settings, self.mpp**2
         haematoxylin, eosin = hematoxylin_eosin(rgb)
-        density = _smoothed(haematoxylin, self.settings.smoothing_um / self.mpp)
-        threshold = self._local_threshold(density)
+        density = _smoothed(haematoxylin, settings.smoothing_um / self.mpp)
+        surroundings = ndimage.uniform_filter(density, round(settings.surroundings_um / self.mpp), mode="nearest")
+        threshold = self._local_threshold(surroundings)
         mask = self._cleaned(density > threshold)
         if not mask.any():
             return np.zeros(mask.shape, dtype=np.int32)
         relief = self._relief(mask, density=density, threshold=threshold)
-        labels = merged_basins(relief, mask, depth=self.settings.pass_depth_um)
-        nucleus = self._plausible(labels, haematoxylin=haematoxylin, eosin=eosin)
+        labels, contrast = refined(
+            merged_basins(relief, mask, depth=settings.pass_depth_um),
+            density,
+            surroundings=surroundings,
+            edge_level=settings.edge_level,
+            reach_px=settings.edge_reach_um / self.mpp,
+            hole_px=settings.largest_hole_um2 / pixel_um2,
+        )
+        distinct = contrast >= settings.least_contrast * self.threshold
+        nucleus = distinct & self._plausible(labels, size=len(contrast), haematoxylin=haematoxylin, eosin=eosin)
         return np.where(nucleus[labels], labels, np.int32(0))
 
-    def _local_threshold(self, density: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _local_threshold(self, surroundings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the threshold of every pixel."""
-        settings = self.settings
-        surroundings = ndimage.uniform_filter(density, round(settings.surroundings_um / self.mpp), mode="nearest")
-        weight = np.float32(settings.surroundings_weight)
+        weight = np.float32(self.settings.surroundings_weight)
         mixed = (1 - weight) * np.float32(self.threshold) + weight * surroundings
-        return np.asarray(np.maximum(mixed, np.float32(settings.least_of_slide * self.threshold)))
+        return np.asarray(np.maximum(mixed, np.float32(self.settings.least_of_slide * self.threshold)))
 
     def _cleaned(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the mask without spurs, small holes and specks."""
+        """Return the mask without spurs, small holes and specks (of less than half the least area)."""
         pixel_um2 = self.mpp**2
         mask = ndimage.binary_opening(mask)
-        mask = ~_larger_than(~mask, self.settings.largest_hole_um2 / pixel_um2)
-        return _larger_than(mask, self.settings.least_area_um2 / pixel_um2)
+        mask = ~without_small_parts(~mask, self.settings.largest_hole_um2 / pixel_um2)
+        return without_small_parts(mask, self.settings.least_area_um2 / 2 / pixel_um2)
 
     def _relief(
         self, mask: NDArray[np.bool_], *, density: NDArray[np.float32], threshold: NDArray[np.float32]
@@ -196,24 +228,18 @@ class BoundClassicalSegmenter:
         return np.asarray(np.where(mask, relief, np.float32(0)))
 
     def _plausible(
-        self, labels: NDArray[np.int32], *, haematoxylin: NDArray[np.float32], eosin: NDArray[np.float32]
+        self, labels: NDArray[np.int32], *, size: int, haematoxylin: NDArray[np.float32], eosin: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
-        """Return which labels can be nuclei, (highest label + 1,) bool."""
+        """Return which of the labels below ``size`` can be nuclei, (size,) bool."""
         settings = self.settings
         label = labels.ravel()
-        area_um2 = np.bincount(label) * self.mpp**2
-        ink = -np.bincount(label, eosin.ravel()) > settings.most_ink * np.bincount(label, haematoxylin.ravel())
+        area_um2 = np.bincount(label, minlength=size) * self.mpp**2
+        blue, red = (np.bincount(label, stain.ravel(), minlength=size) for stain in (haematoxylin, eosin))
         sized = (settings.least_area_um2 <= area_um2) & (area_um2 <= settings.most_area_um2)
-        return np.asarray(sized & (ellipse_fit(labels) >= settings.least_ellipse_fit) & ~ink)
+        round_enough = ellipse_fit(labels, size=size) >= settings.least_ellipse_fit
+        bluest = min(self.redness - settings.most_bluer, _BLUE)
+        return np.asarray(sized & round_enough & (red >= bluest * blue))
 
 
 def _smoothed(haematoxylin: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
     return np.asarray(ndimage.gaussian_filter(np.maximum(haematoxylin, 0), sigma_px, truncate=_TRUNCATE))
-
-
-def _larger_than(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
-    """Return the mask without its 4-connected parts of at most ``pixels``."""
-    parts, _ = ndimage.label(mask)
-    kept = np.bincount(parts.ravel()) > pixels
-    kept[0] = False
-    return np.asarray(kept[parts])

@@ -15,12 +15,18 @@ from scipy import ndimage
 from skimage.measure import label as parts_of_equal_value
 from skimage.segmentation import expand_labels
 
-_DEPTH: Final = 2  # pixels from the edge at which the inside begins
+_DEPTH_PX: Final = 2  # from the edge at which the inside begins
 _LEAST_PIXELS: Final = 8  # below, an inside or a ring is too small for a mean
 
 
 def refined(
-    labels: NDArray[np.int32], density: NDArray[np.float32], *, reach_px: float
+    labels: NDArray[np.int32],
+    density: NDArray[np.float32],
+    *,
+    surroundings: NDArray[np.float32],
+    edge_level: float,
+    reach_px: float,
+    hole_px: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Move the edge of every nucleus to its own half-maximum.
 
@@ -30,35 +36,63 @@ def refined(
         (row, col) int32, 0 is background.
     density
         (row, col) stain, high in nuclei.
+    surroundings
+        (row, col) mean stain of a wider neighbourhood, for a nucleus that others wall in.
     reach_px
-        How far an edge may move outwards, and the width of the ring that counts as surroundings. Half-way to a
-        neighbour it stops.
+        How far an edge may move outwards, and the width of the ring it is compared with. Half-way to a neighbour it
+        stops.
+    hole_px
+        Holes of at most so many pixels are filled.
 
     Returns
     -------
     labels : numpy.ndarray
-        (row, col) int32, the same numbers; each nucleus in one piece, some gone.
+        (row, col) int32, the same numbers, each in one piece; a nucleus without contrast is gone.
     contrast : numpy.ndarray
         (highest label + 1,) inside minus surroundings.
     """
-    territory = expand_labels(labels, reach_px)
     size = int(labels.max()) + 1
-    depth = ndimage.binary_erosion(labels > 0, iterations=_DEPTH)
-    whole, _ = _means(labels, density, size=size)
-    inside, pixels = _means(np.where(depth, labels, 0), density, size=size)
-    inside = np.where(pixels < _LEAST_PIXELS, whole, inside)
-    around, pixels = _means(np.where(labels > 0, 0, territory), density, size=size)
-    around = np.where(pixels < _LEAST_PIXELS, np.nan, around)
-    # A nucleus walled in by others has no ring: the ring of the typical nucleus stands in.
-    level = (inside + around) / 2
-    core = ndimage.binary_opening(density > level[territory])
-    return territory, inside - around
+    territory = expand_labels(labels, reach_px)  # type: ignore[no-untyped-call]
+    deep = np.where(ndimage.binary_erosion(labels > 0, iterations=_DEPTH_PX), labels, 0)
+    ring = np.where(labels > 0, 0, territory)
+    inside = _means(deep, density, size=size, otherwise=_means(labels, density, size=size))
+    around = _means(ring, density, size=size, otherwise=_means(labels, surroundings, size=size))
+    level = (around + edge_level * (inside - around)).astype(np.float32)
+    core = ndimage.binary_opening((territory > 0) & (density > level[territory]))
+    pieces = _largest_pieces(np.where(core, territory, 0))
+    holes = without_small_parts(pieces == 0, hole_px) ^ (pieces == 0)
+    return np.where(holes, territory, pieces), inside - around
+
+
+def without_small_parts(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
+    """Return the mask without its 4-connected parts of at most ``pixels``."""
+    parts, _ = ndimage.label(mask)
+    kept = np.bincount(parts.ravel()) > pixels
+    kept[0] = False
+    return np.asarray(kept[parts])
+
+
+def _largest_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the labels with only the largest 4-connected piece of each (of equal ones the first)."""
+    pieces = parts_of_equal_value(labels, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    first = np.unique(pieces, return_index=True)[1]
+    pixels = np.bincount(pieces.ravel())
+    label = labels.ravel()[first]
+    order = np.lexsort((-pixels, label))
+    largest = order[np.diff(label[order], prepend=-1) != 0]
+    kept = np.zeros(len(pixels), dtype=bool)
+    kept[largest] = True
+    return np.where(kept[pieces], labels, np.int32(0))
 
 
 def _means(
-    labels: NDArray[np.int32], values: NDArray[np.float32], *, size: int
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return the mean of each label, 0 where it does not occur, and its number of pixels."""
+    labels: NDArray[np.int32],
+    values: NDArray[np.float32],
+    *,
+    size: int,
+    otherwise: NDArray[np.float64] | float = 0.0,
+) -> NDArray[np.float64]:
+    """Return the mean of each label, or ``otherwise`` where there are too few pixels for one."""
     pixels = np.bincount(labels.ravel(), minlength=size)
     sums = np.bincount(labels.ravel(), weights=values.ravel(), minlength=size)
-    return sums / np.maximum(pixels, 1), pixels
+    return np.where(pixels >= _LEAST_PIXELS, sums / np.maximum(pixels, 1), otherwise)

@@ -17,7 +17,7 @@ from stimage_qupath.models.encoders import Encoder, load_encoder
 from stimage_qupath.names import MODEL_JSON
 from stimage_qupath.prediction.device import choose_device, default_batch_size
 from stimage_qupath.results import CancelCheck, Panel, ProgressCallback, never_cancelled, no_progress
-from stimage_qupath.spots.genes import read_panel, variable_genes
+from stimage_qupath.spots.genes import read_panel, variable_genes, well_known
 from stimage_qupath.spots.readers import read_dataset
 from stimage_qupath.spots.section import MIN_TOTAL, Section
 from stimage_qupath.spots.splits import BLOCK_UM
@@ -110,7 +110,7 @@ def _split(sections: list[Section], hold_out: tuple[str, ...]) -> tuple[list[Sec
 def _panel(settings: TrainSettings, training: Sequence[Section]) -> tuple[Panel, tuple[str, ...]]:
     if settings.genes is not None:
         return read_panel(settings.genes, training)
-    return variable_genes(training, number=settings.panel_size), ()
+    return variable_genes(training, number=settings.panel_size, keep=well_known()), ()
 
 
 def _card(
@@ -121,7 +121,8 @@ def _card(
     unmeasured: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return what the card says of how the model was made."""
-    chosen = "a list given by the user" if settings.genes else "most variable over the spots of the training sections"
+    variable = "most variable over the spots of the training sections, and PAM50, the 21-gene score and common markers"
+    chosen = "a list given by the user" if settings.genes else variable
     weights = {} if settings.encoder_weights is None else {"weights": str(settings.encoder_weights)}
     return {
         "name": settings.name or settings.output.name,

@@ -31,9 +31,10 @@ _TEXTURE: Final = 0.02  # standard deviation; the smear and the glass have less 
 _SMOOTH: Final = 0.012  # glass at 8 um has less, tissue more
 _PALE: Final = 0.25
 _DENSE: Final = 0.15  # ink is at least this dense in its densest colour
+_DENSEST_RED: Final = 0.8  # dark blue ink has the hue of hematoxylin, but no section is as dense over many pixels
 # Ratios of densities.
-_MOST_RED: Final = 1.25  # red over green
-_MOST_BLUE: Final = 0.85  # blue over green
+_MOST_RED: Final = 1.25  # red over green; sections have up to 1.15
+_MOST_BLUE: Final = 0.85  # blue over green; sections have up to 0.80
 _LEAST_COLOUR: Final = 0.2  # (largest - least) over largest
 # Shares and grey levels.
 _LEAST_GLASS: Final = 0.01
@@ -70,12 +71,12 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, min_area_um2: float, max_
     raw = optical_density(rgb)
     texture = _local_deviation(raw[..., 1])
     background = _background(raw, glass=(texture < _SMOOTH) & (raw[..., 1] < _PALE) & ~padding)
-    # Padding becomes glass, so that its blackness does not leak into the tissue beside it.
-    density = np.where(padding[..., None], 0.0, raw - background)
-    density = np.maximum(ndimage.gaussian_filter(density, (_BLUR_PX, _BLUR_PX, 0)), 0.0)
+    density = np.maximum(ndimage.gaussian_filter(raw - background, (_BLUR_PX, _BLUR_PX, 0)), 0.0)
     gap = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
     foreign = _foreign_colour(density)
-    tissue = (gap > _threshold(gap[~padding & ~foreign])) | ((gap > _FAINT_GAP) & (texture > _TEXTURE))
+    # A window reaches over the edge of what it measures by half its width, which the erosion takes back.
+    textured = ndimage.binary_erosion(texture > _TEXTURE, np.ones((_TEXTURE_WINDOW_PX,) * 2), border_value=1)
+    tissue = (gap > _threshold(gap[~padding & ~foreign])) | ((gap > _FAINT_GAP) & textured)
     barred = padding | _ink(foreign & (density.max(axis=-1) > _DENSE), mpp)
     tissue = _cleaned(tissue & ~foreign & ~barred, mpp) & ~barred
     tissue |= _small_parts(~tissue, max_hole_um2 / mpp**2) & ~barred
@@ -101,7 +102,7 @@ def _foreign_colour(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     red, green, blue = np.moveaxis(density, -1, 0)
     largest = density.max(axis=-1)
     grey = largest - density.min(axis=-1) < _LEAST_COLOUR * largest
-    return np.asarray((red > _MOST_RED * green) | (blue > _MOST_BLUE * green) | grey)
+    return np.asarray((red > _MOST_RED * green) | (blue > _MOST_BLUE * green) | grey | (red > _DENSEST_RED))
 
 
 def _threshold(gap: NDArray[np.float32]) -> float:

@@ -13,7 +13,8 @@ from typing import ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stimage_qupath.slide.resample import WHITE, Axis, output_blocks, resample
+from stimage_qupath.slide.colour import WHITE
+from stimage_qupath.slide.resample import Axis, output_blocks, resample
 
 DEFAULT_CACHE_BYTES: Final = 128 * 2**20
 _IDENTITY_BYTES: Final = 2**20

@@ -15,7 +15,7 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
 
 from stimage_qupath.errors import ImageError
 from stimage_qupath.slide.base import Level, Slide
-from stimage_qupath.slide.resample import WHITE
+from stimage_qupath.slide.colour import WHITE
 
 # The plugins are called by themselves: Image.open would also refuse images of more than 179 Mpx, which whole sections
 # are, by a limit that is one setting for the whole process.

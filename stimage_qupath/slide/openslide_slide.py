@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stimage_qupath.errors import ImageError, MissingPartError
 from stimage_qupath.slide.base import DEFAULT_CACHE_BYTES, Level
+from stimage_qupath.slide.colour import over_white
 from stimage_qupath.slide.segments import SegmentedSlide, UnreadableSegmentError
-from stimage_qupath.slide.tiff_page import over_white
 
 _SEGMENT_PX: Final = 512
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-WHITE: Final = 255
 _ON_GRID_PX: Final = 1e-3  # a shift this small changes no pixel by more than a quarter of a grey level
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath.slide.base import DEFAULT_CACHE_BYTES, Level, Slide
-from stimage_qupath.slide.resample import WHITE
+from stimage_qupath.slide.colour import WHITE
 
 SegmentKey: TypeAlias = tuple[int, int, int]
 """(level, row, column) of a tile or strip."""

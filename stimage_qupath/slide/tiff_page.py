@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage
 
 from stimage_qupath.errors import ImageError
-from stimage_qupath.slide.resample import WHITE
+from stimage_qupath.slide.colour import WHITE, over_white, rgb_from_ycbcr
 
 Decode: TypeAlias = Callable[[bytes, int], NDArray[np.uint8]]
 """Bytes and index of a segment to its samples, (height, width, sample)."""
@@ -203,26 +202,3 @@ def _palette(page: TiffPage, name: str) -> NDArray[np.uint8]:
         msg = f"expected a palette of 256 colours, found none in {name}; export it as 8-bit RGB"
         raise ImageError(msg)
     return np.asarray(page.colormap.T >> 8, dtype=np.uint8)
-
-
-def over_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:
-    """Return ``rgb`` laid over white; ``alpha`` is (..., 1)."""
-    if alpha.min() == WHITE:
-        return rgb
-    opacity = alpha.astype(np.float32) / WHITE
-    colour = rgb.astype(np.float32) * (1.0 if premultiplied else opacity)
-    return np.asarray(np.clip(np.rint(colour + WHITE * (1 - opacity)), 0, WHITE), dtype=np.uint8)
-
-
-def rgb_from_ycbcr(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return RGB of full-range YCbCr (ITU-R BT.601, as in JFIF); (..., 3) uint8."""
-    luma = ycbcr[..., 0].astype(np.float32)
-    blue = ycbcr[..., 1].astype(np.float32) - 128
-    red = ycbcr[..., 2].astype(np.float32) - 128
-    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
-    return np.asarray(np.clip(np.rint(rgb), 0, WHITE), dtype=np.uint8)
-
-
-def nominal_ratios(base: int, size: int) -> tuple[float, float]:
-    """Return the range of ratios that rounding (down, up or to the nearest) turns into ``size`` pixels."""
-    return base / (size + 1), base / (size - 1) if size > 1 else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from stimage_qupath.slide.tiff_page import (
     TiffImage,
     image_of,
     is_8_bit_colour,
-    nominal_ratios,
 )
 
 MALFORMED: Final = (
@@ -125,9 +125,14 @@ def _candidates(base: TiffPage, pages: list[TiffPage], ome: OmeImage | None) -> 
 
 def _same_shape(base: TiffPage, page: TiffPage) -> bool:
     """Return whether one ratio, rounded to whole pixels, explains both the width and the height."""
-    least_x, most_x = nominal_ratios(base.imagewidth, page.imagewidth)
-    least_y, most_y = nominal_ratios(base.imagelength, page.imagelength)
+    least_x, most_x = _nominal_ratios(base.imagewidth, page.imagewidth)
+    least_y, most_y = _nominal_ratios(base.imagelength, page.imagelength)
     return max(least_x, least_y) <= min(most_x, most_y)
+
+
+def _nominal_ratios(base: int, size: int) -> tuple[float, float]:
+    """Return the range of ratios that rounding (down, up or to the nearest) turns into ``size`` pixels."""
+    return base / (size + 1), base / (size - 1) if size > 1 else math.inf
 
 
 def _refuse_undecodable(page: TiffPage, image: TiffImage, tif: TiffFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,26 @@ from stimage_qupath.errors import UsageError
 from stimage_qupath.results import Panel
 from stimage_qupath.spots.residuals import pearson_residuals
 from stimage_qupath.spots.section import Section
+
+
+NAMED_LISTS = ("pam50", "recurrence_21", "markers")
+"""Lists that ship with the package; each file says where it comes from."""
+
+
+def named_list(name: str) -> tuple[str, ...]:
+    """Return the genes of one of :data:`NAMED_LISTS`, by their HGNC symbols."""
+    return _symbols((resources.files(__package__) / "gene_lists" / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def well_known() -> tuple[str, ...]:
+    """Return the genes of all named lists: what a user of a tumour panel looks for first."""
+    return tuple(dict.fromkeys(gene for name in NAMED_LISTS for gene in named_list(name)))
+
+
+def _symbols(text: str) -> tuple[str, ...]:
+    """Return the symbols of a list, a line each, ``#`` begins a comment; doubled ones once."""
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def read_panel(path: Path, sections: Sequence[Section]) -> tuple[Panel, tuple[str, ...]]:
@@ -24,8 +45,7 @@ def read_panel(path: Path, sections: Sequence[Section]) -> tuple[Panel, tuple[st
     if not path.is_file():
         msg = f"expected a list of genes at {path}, found no file; pass a text file with one symbol a line"
         raise UsageError(msg)
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    asked = tuple(dict.fromkeys(line for line in lines if line))
+    asked = _symbols(path.read_text(encoding="utf-8-sig"))
     measured = {gene for section in sections for gene in section.genes}
     genes = tuple(gene for gene in asked if gene in measured)
     if not genes:
@@ -35,7 +55,9 @@ def read_panel(path: Path, sections: Sequence[Section]) -> tuple[Panel, tuple[st
     return Panel(genes), tuple(gene for gene in asked if gene not in measured)
 
 
-def variable_genes(sections: Sequence[Section], *, number: int, min_detection: float = 0.2) -> Panel:
+def variable_genes(
+    sections: Sequence[Section], *, number: int, min_detection: float = 0.2, keep: Sequence[str] = ()
+) -> Panel:
     """Choose the genes that vary most over the spots of each section, by training data alone.
 
     Variability is the mean squared Pearson residual against "same share everywhere in this section" (Lause, Berens &
@@ -51,6 +73,8 @@ def variable_genes(sections: Sequence[Section], *, number: int, min_detection: f
         Genes to keep at the most.
     min_detection
         Share of spots with at least one count, in the section where it is highest.
+    keep
+        Genes that join the panel besides, however little they vary, if every section measured them.
     """
     common = set(sections[0].genes).intersection(*(s.genes for s in sections[1:]))
     genes = tuple(sorted(common))
@@ -66,4 +90,4 @@ def variable_genes(sections: Sequence[Section], *, number: int, min_detection: f
         msg = f"expected genes detected in {min_detection:.0%} of the spots of a section, found none; check the counts"
         raise UsageError(msg)
     best = eligible[np.argsort(-variability[eligible], kind="stable")[:number]]
-    return Panel(tuple(sorted(genes[i] for i in best)))
+    return Panel(tuple(sorted({genes[i] for i in best} | common.intersection(keep))))

@@ -90,6 +90,8 @@ def read_legacy_st(counts: Path, spots: Path | None) -> Parts:
         msg = "expected a spot table for platform legacy_st, found none; fill the column spots"
         raise ValueError(msg)
     table = pd.read_csv(counts, sep="\t", index_col=0)
+    # pandas renames doubled columns to A, A.1; the header itself says what they are.
+    table.columns = pd.read_csv(counts, sep="\t", header=None, nrows=1, dtype=str).iloc[0, 1:].tolist()
     place = pd.read_csv(spots, sep="\t")
     missing = [c for c in ("x", "y", "pixel_x", "pixel_y") if c not in place.columns]
     if missing:

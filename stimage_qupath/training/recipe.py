@@ -18,6 +18,8 @@ from stimage_qupath.training.fit import Problem, fit_heads, fit_total_count
 
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0)
 """Ridge on weights of standardised features; the inner split chooses among them."""
+LEAST_SD = 0.05
+"""Floor of a feature's SD, in median SDs: what hardly varies in training must not be magnified on another slide."""
 SPLIT_BLOCK_UM = 2 * BLOCK_UM
 """Blocks that stand for sections where there is only one section to split."""
 
@@ -139,7 +141,7 @@ def train_ensemble(
 def _gather(sections: Sequence[EncodedSection], panel: Panel) -> _Spots:
     features = np.concatenate([s.features for s in sections])
     mean, sd = features.mean(axis=0), features.std(axis=0)
-    sd = np.where(sd > 1e-6, sd, 1).astype(np.float32)
+    sd = np.maximum(sd, LEAST_SD * np.median(sd) + 1e-12).astype(np.float32)
     totals = np.concatenate([s.section.totals for s in sections])
     reference = float(np.median(totals))
     problem = Problem(

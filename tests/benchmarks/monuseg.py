@@ -1,8 +1,8 @@
 """Nuclei against annotated MoNuSeg tiles: Dice, AJI, F1 at IoU 0.5 and PQ for each tile, and their means.
 
 Run it as ``python tests/benchmarks/monuseg.py FOLDER``; the folder holds ``NAME.png`` beside ``NAME.xml`` or
-``NAME.xml.gz`` (Aperio). The data are for non-commercial use: score with them, never choose parameters on them. Each tile is
-a slide of its own, so that the threshold comes from the tile.
+``NAME.xml.gz`` (Aperio). The data are for non-commercial use: score with them, never choose parameters on them. Each
+tile is a slide of its own, so that the threshold comes from the tile.
 
 AJI is the aggregated Jaccard index of Kumar et al. (2017), IEEE Trans Med Imaging 36:1550-1560: every annotated nucleus
 takes the prediction of highest Jaccard index; the sum of intersections is divided by the sum of unions plus the area of

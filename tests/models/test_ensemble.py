@@ -36,7 +36,7 @@ def features():
 
 def member_means(ensemble, features):
     heads = ensemble.heads
-    z = (features - heads.feature_mean) / heads.feature_sd
+    z = np.clip((features - heads.feature_mean) / heads.feature_sd, -4, 4)
     return np.exp(np.einsum("pf,mfg->pmg", z.astype(np.float64), heads.weight) + heads.bias)
 
 
@@ -46,6 +46,12 @@ def test_prediction_is_the_formula_written_member_by_member(ensemble, features):
     np.testing.assert_allclose(prediction.mean, mean.mean(axis=1), rtol=1e-4)
     np.testing.assert_allclose(prediction.aleatoric, (mean + mean**2 / r).mean(axis=1), rtol=1e-4)
     np.testing.assert_allclose(prediction.epistemic, mean.var(axis=1), rtol=1e-3)
+
+
+def test_features_far_outside_training_do_not_run_away(ensemble, features):
+    far, farther = (ensemble.predict(features * scale, device=CPU) for scale in (1e4, 1e6))
+    np.testing.assert_allclose(far.mean, farther.mean, rtol=1e-5)
+    assert (farther.ood_score > 50 * far.ood_score).all()
 
 
 def test_the_two_variances_add_up_to_that_of_the_simulated_mixture():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from time import sleep
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
-from stimage_qupath.slide.reader import Slide, open_slide
+from stimage_qupath.slide.reader import Level, Slide, open_slide
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,12 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(slide: Slide, written: A
     assert slide.level_for(mpp / written.mpp) == level
 
 
+def test_both_axes_of_a_level_must_be_fine_enough() -> None:
+    assert Level(1000, 1000, 2.0, 2.0).serves(2.0)
+    assert not Level(1000, 1000, 2.0, 2.1).serves(2.0)
+    assert not Level(1000, 1000, 2.1, 2.0).serves(2.0)
+
+
 def test_half_of_an_odd_width_serves_a_downsample_of_two(formula_slide: Callable[..., Any]) -> None:
     with open_slide(formula_slide(sizes=((1110, 1483), (555, 741))).path) as slide:
         assert slide.levels[1].downsample_y > 2
@@ -117,6 +126,22 @@ def test_content_is_that_of_the_formula(slide: Slide, written: Any, downsample: 
     assert abs(region.mean() - expected.mean()) < 0.05
 
 
+@pytest.mark.parametrize("downsample", [1.3, 1.6, 2.7])
+def test_a_line_of_one_pixel_weighs_the_same_wherever_it_falls(tmp_path: Path, downsample: float) -> None:
+    pixels = np.full((40, 80, 3), 255, np.uint8)
+    pixels[:, 40] = 0
+    Image.fromarray(pixels).save(tmp_path / "line.png")
+    weights = []
+    with open_slide(tmp_path / "line.png") as slide:
+        for shift in np.linspace(0, downsample, 25):
+            row = slide.read_region(20 + shift, 20, width=20, height=1, downsample=downsample)[0, :, 1]
+            stain = 255.0 - row
+            weights.append(stain.sum() / 255 * downsample)
+            position = 20 + shift + (stain @ (np.arange(20) + 0.5)) / stain.sum() * downsample
+            assert position == pytest.approx(40.5, abs=0.1 * downsample)
+    assert weights == pytest.approx([1.0] * 25, abs=0.15)
+
+
 def test_outside_the_image_is_white(slide: Slide) -> None:
     region = slide.read_region(-50, slide.height - 30, width=100, height=100)
     assert (region[:, :50] == 255).all()
@@ -127,15 +152,30 @@ def test_outside_the_image_is_white(slide: Slide) -> None:
     assert (slide.read_region(1e7, -1e7, width=5, height=4, downsample=3.3) == 255).all()
 
 
-def test_borders_blend_to_white_by_the_share_that_lies_outside(tmp_path: Any) -> None:
-    from PIL import Image
-
+def test_borders_blend_to_white_by_the_share_that_lies_outside(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), (55, 55, 55)).save(tmp_path / "grey.png")
     with open_slide(tmp_path / "grey.png") as slide:
         region = slide.read_region(-2, 10, width=6, height=2, downsample=4)
     # A triangle of half-width 4 px, its middle on the border: as much of it white as grey.
     assert region[0, 0, 0] == pytest.approx((255 + 55) / 2, abs=1)
     assert region[0, 3, 0] == 55
+
+
+class DawdlingFile:
+    """A file that rests between moving and reading, when another thread may move it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def seek(self, offset: int) -> None:
+        self.file.seek(offset)
+        sleep(2e-4)
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(count)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def test_eight_threads_read_what_one_reads(written: Any) -> None:
@@ -150,6 +190,7 @@ def test_eight_threads_read_what_one_reads(written: Any) -> None:
         return slide.read_region(x, y, width=90, height=70, downsample=downsample)
 
     with open_slide(written.path, cache_bytes=200_000) as slide:  # four tiles: they come and go all the time
+        slide._file = DawdlingFile(slide._file)  # type: ignore[attr-defined]
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(read, requests))
         counts = slide.read_tiles, slide.bad_tiles
