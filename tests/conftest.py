@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.special import erf
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -118,3 +119,53 @@ def formula_slide(
         return FormulaSlide(path, formula_picture, mpp)
 
     return write
+
+
+@dataclass(frozen=True)
+class TissueSlide:
+    """A TIFF of pink tissue on glass with round purple nuclei at known places.
+
+    Attributes
+    ----------
+    path
+        Pyramidal TIFF that states its pixel size.
+    centres
+        (nucleus, 2) x and y, level-0 px.
+    radius
+        Of each nucleus, level-0 px.
+    mpp
+        um per pixel.
+    """
+
+    path: Path
+    centres: NDArray[np.float64]
+    radius: float
+    mpp: float
+
+
+@pytest.fixture(scope="session")
+def tissue_slide(tmp_path_factory: pytest.TempPathFactory) -> TissueSlide:
+    """Return 1110 x 1483 px at 0.5 um with 88 nuclei of 8 um, none within 60 px of another."""
+    rng = np.random.default_rng(11)
+    x, y = np.meshgrid(80 + 135.0 * np.arange(8), 75 + 133.0 * np.arange(11))
+    centres = np.stack([x.ravel(), y.ravel()], axis=1) + rng.uniform(-30, 30, size=(88, 2))
+    radius, (width, height) = 8.0, (1110, 1483)
+    pixels = np.full((height, width, 3), (245.0, 244.0, 246.0))
+    fibres = ndimage.gaussian_filter(rng.normal(size=(height, width)), 14)  # stroma is never flat
+    pixels[20:-20, 20:-20] = (226, 168, 200) - (22 * fibres / fibres.std())[20:-20, 20:-20, None] * (0.4, 1, 0.6)
+    row, column = np.mgrid[0:height, 0:width] + 0.5
+    for centre_x, centre_y in centres:
+        box = np.s_[int(centre_y) - 14 : int(centre_y) + 15, int(centre_x) - 14 : int(centre_x) + 15]
+        distance = np.hypot(column[box] - centre_x, row[box] - centre_y)
+        cover = np.clip(radius + 0.5 - distance, 0, 1)[..., None]
+        pixels[box] = cover * np.array([95.0, 60, 145]) + (1 - cover) * pixels[box]
+    path = tmp_path_factory.mktemp("tissue") / "tissue.tif"
+    scale = 1e4 / 0.5
+    full = np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+    with tifffile.TiffWriter(path) as writer:
+        options: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256), "metadata": None, "compression": "deflate"}
+        unit: dict[str, Any] = {"resolutionunit": "CENTIMETER"}
+        writer.write(full, resolution=(scale, scale), **unit, **options)
+        half = full[: height // 2 * 2].reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
+        writer.write(half, resolution=(scale / 2, scale / 2), subfiletype=1, **unit, **options)
+    return TissueSlide(path, centres, radius, 0.5)

@@ -19,8 +19,8 @@ COMMANDS = ("doctor", "demo", "segment", "predict", "train")
 
 
 @pytest.fixture(scope="module")
-def slide(formula_slide):
-    return formula_slide(mpp=0.5).path
+def slide(tissue_slide):
+    return tissue_slide.path
 
 
 def square(x, y, side=400, **properties):

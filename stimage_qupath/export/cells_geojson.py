@@ -13,7 +13,7 @@ from stimage_qupath.geojson_dialect import CellFeatureWriter, Color
 from stimage_qupath.results import Cells
 
 GZIP_LEVEL: Final = 4
-"""Measured on 100,000 nuclei x 20 measurements: level 6 takes twice the time for 5 % less."""
+"""Measured on 100,000 nuclei x 20 measurements: level 6 makes the writing half as long again for 5 % less."""
 
 
 def gzip_stream(file: BinaryIO | OutputFile) -> gzip.GzipFile:

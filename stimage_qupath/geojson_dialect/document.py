@@ -15,7 +15,7 @@ import orjson
 from stimage_qupath.errors import AnnotationError, UsageError
 
 DEFAULT_LIMIT_BYTES: Final = 4 * 2**30
-"""Largest text that is read: two million cells with fifty measurements each fit."""
+"""Largest text that is read: a million nuclei with fifty measurements each fit."""
 READ_BYTES: Final = 2**20
 GZIP_MAGIC: Final = b"\x1f\x8b"
 UTF8_BOM: Final = b"\xef\xbb\xbf"

@@ -147,7 +147,7 @@ def interpolation(
             if values is None:
                 return None
             shape = (-1, *[1] * (values.ndim - 1))
-            return sum((values[position[:, k]] * weight[:, k].reshape(shape) for k in range(4)), np.float32(0))
+            return np.add.reduce([values[position[:, k]] * weight[:, k].reshape(shape) for k in range(4)])
 
         return Prediction(**{f.name: mixed(getattr(prediction, f.name)) for f in fields(Prediction)})  # type: ignore[arg-type]
 

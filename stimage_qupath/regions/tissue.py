@@ -20,6 +20,7 @@ from stimage_qupath.slide.base import Slide
 SOURCE: Final = "tissue"
 
 _LARGEST_VIEW_PX: Final = 8192  # 65 mm at 8 um; more is a wrong pixel size, not a slide
+_LEAST_SHARE: Final = 0.25  # of a field of view, which may be smaller than what counts as a piece on a slide
 _OUTLINE_BLUR_PX: Final = 1.0
 _SIMPLIFY_PX: Final = 0.5
 
@@ -46,7 +47,8 @@ def find_tissue(
     target_mpp
         um per pixel of the coarse view that is looked at.
     min_area_um2
-        Pieces of less are dropped: 0.04 mm^2 is a square of 200 um.
+        Pieces of less are dropped: 0.04 mm^2 is a square of 200 um. On an image so small that this is more than a
+        quarter of it, a quarter of the image.
     max_hole_um2
         Holes of less are filled.
 
@@ -66,6 +68,7 @@ def find_tissue(
         if not 0 < value < math.inf:
             msg = f"expected {name} above 0, found {value}"
             raise ValueError(msg)
+    min_area_um2 = min(min_area_um2, _LEAST_SHARE * slide.width * slide.height * mpp**2)
     downsample = max(1.0, target_mpp / mpp, max(slide.width, slide.height) / _LARGEST_VIEW_PX)
     view = _coarse_view(slide, downsample)
     mask = tissue_mask(view, mpp=mpp * downsample, min_area_um2=min_area_um2, max_hole_um2=max_hole_um2)
@@ -88,7 +91,7 @@ def _outlines(mask: NDArray[np.bool_], downsample: float, slide: Slide) -> list[
     """Return the parts of a mask as valid polygons with holes, level-0 px, inside the image."""
     soft = ndimage.gaussian_filter(mask.astype(np.float32), _OUTLINE_BLUR_PX, mode="nearest")
     # Beyond the image there is nothing, so that outlines close along its border; pixel centres stand at + 0.5.
-    contours = find_contours(np.pad(soft, 1), 0.5)
+    contours = find_contours(np.pad(soft, 1), 0.5)  # type: ignore[no-untyped-call]
     rings = [shapely.LineString((contour[:, ::-1] - 0.5) * downsample) for contour in contours if len(contour) > 3]
     area = shapely.build_area(shapely.GeometryCollection(rings))
     area = shapely.make_valid(shapely.simplify(area, _SIMPLIFY_PX * downsample))

@@ -13,7 +13,6 @@ from stimage_qupath.results import Panel
 from stimage_qupath.spots.residuals import pearson_residuals
 from stimage_qupath.spots.section import Section
 
-
 NAMED_LISTS = ("pam50", "recurrence_21", "markers")
 """Lists that ship with the package; each file says where it comes from."""
 

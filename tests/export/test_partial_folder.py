@@ -88,7 +88,7 @@ def test_old_output_survives_a_failed_replacement(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(raised, match="found: Permission denied; check that you may write there|^$"):
+    with pytest.raises(raised, match=r"found: Permission denied; check that you may write there|^$"):
         fill(output, force=True)
     assert (output / "a.txt").read_text() == "old"
     assert tree(tmp_path) == ["run", "run/a.txt"]

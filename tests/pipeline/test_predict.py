@@ -23,8 +23,8 @@ HOLE = [[300, 300], [300, 700], [700, 700], [700, 300], [300, 300]]
 
 
 @pytest.fixture(scope="module")
-def slide(formula_slide):
-    return formula_slide(mpp=0.5)
+def slide(tissue_slide):
+    return tissue_slide
 
 
 def annotation(*rings, name="area", classification="Tumor"):
@@ -58,13 +58,13 @@ def read_geojson(output):
 
 
 def known_centres(slide):
-    """Return the blobs whose centre lies in the annotations and not in the hole."""
-    centres = slide.picture.blobs[:, :2]
+    """Return the nuclei whose centre lies in the annotations and not in the hole."""
+    centres = slide.centres
     area = shapely.union(shapely.Polygon(SQUARE, [HOLE]), shapely.box(950, 100, 1100, 1400))
     return centres[shapely.contains_xy(area, centres)]
 
 
-def test_every_blob_of_the_annotations_is_one_nucleus_at_its_place(run, slide):
+def test_every_nucleus_of_the_annotations_is_one_nucleus_at_its_place(run, slide):
     found = pd.read_parquet(run[0] / names.CELLS_PARQUET)[["x_px", "y_px"]].to_numpy()
     known = known_centres(slide)
     assert len(found) == len(known)
@@ -140,9 +140,15 @@ def test_nuclei_alone(slide, regions, tmp_path):
     assert not [column for column in table if column.endswith("_mean") and "nucleus" not in column]
 
 
-def test_tissue_is_found_without_annotations_or_said_not_to_be(slide, tmp_path):
-    """Blobs a nucleus wide on white glass are no tissue."""
-    settings = PredictSettings(image=slide.path, output=tmp_path / "run")
+def test_tissue_is_found_where_nobody_annotated(slide, tmp_path):
+    record = predict.run(PredictSettings(image=slide.path, output=tmp_path / "run", overview=False))
+    (region,) = json.loads((tmp_path / "run" / names.RUN_JSON).read_text(encoding="utf-8"))["regions"]
+    assert region["count"] == record["cells"] == len(slide.centres)
+
+
+def test_bare_glass_is_said_to_be_no_tissue(formula_slide, tmp_path):
+    """Blobs a nucleus wide on white glass."""
+    settings = PredictSettings(image=formula_slide(mpp=0.5).path, output=tmp_path / "run")
     with pytest.raises(AnnotationError, match=r"expected tissue in formula\.tif, found none"):
         predict.run(settings)
     assert not list(tmp_path.iterdir())
