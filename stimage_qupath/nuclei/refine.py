@@ -1,8 +1,8 @@
-"""An outline of its own for every nucleus: half-way between its inside and its surroundings.
+"""An outline of its own for every nucleus: between its inside and its surroundings.
 
 One threshold for a whole slide draws dark nuclei too large and pale ones too small. Given roughly right nuclei, the
-edge of each is where the density is the mean of what it is inside and what it is around (the half-maximum of a blurred
-step, which lies on the true edge whatever its height).
+edge of each is where the density is half-way between what it is inside and what it is around: the half-maximum of a
+blurred step lies on the step, whatever its height.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ def refined(
     reach_px: float,
     hole_px: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Move the edge of every nucleus to its own half-maximum.
+    """Move the edge of every nucleus to its own level.
 
     Parameters
     ----------
     labels
-        (row, col) int32, 0 is background.
+        (row, col) int32, 0 is background; at least one nucleus.
     density
         (row, col) stain, high in nuclei.
     surroundings
         (row, col) mean stain of a wider neighbourhood, for a nucleus that others wall in.
+    edge_level
+        Where between the surroundings (0) and the inside (1) the edge is; 0.5 is the half-maximum.
     reach_px
         How far an edge may move outwards, and the width of the ring it is compared with. Half-way to a neighbour it
         stops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -138,17 +138,21 @@ def interpolation(
     wanted = (cell[:, None, :] + corners).reshape(-1, 2)
     nodes, position = np.unique(wanted, axis=0, return_inverse=True)
     position = position.reshape(-1, 4)
-    weight = (
-        np.where(corners[None] == 1, fraction[:, None, :], 1 - fraction[:, None, :]).prod(axis=2).astype(np.float32)
-    )
+    share = np.where(corners[None] == 1, fraction[:, None, :], 1 - fraction[:, None, :])
+    weight = share.prod(axis=2).astype(np.float32)
+
+    def mixed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        by_place = weight.reshape(*weight.shape, *[1] * (values.ndim - 1))
+        return np.asarray((values[position] * by_place).sum(axis=1))
 
     def mix(prediction: Prediction) -> Prediction:
-        def mixed(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-            if values is None:
-                return None
-            shape = (-1, *[1] * (values.ndim - 1))
-            return np.add.reduce([values[position[:, k]] * weight[:, k].reshape(shape) for k in range(4)])
-
-        return Prediction(**{f.name: mixed(getattr(prediction, f.name)) for f in fields(Prediction)})  # type: ignore[arg-type]
+        return Prediction(
+            mean=mixed(prediction.mean),
+            aleatoric=mixed(prediction.aleatoric),
+            epistemic=mixed(prediction.epistemic),
+            ood_score=mixed(prediction.ood_score),
+            p05=None if prediction.p05 is None else mixed(prediction.p05),
+            p95=None if prediction.p95 is None else mixed(prediction.p95),
+        )
 
     return nodes * stride_px, mix
