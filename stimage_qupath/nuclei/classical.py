@@ -23,7 +23,7 @@ Vincent L, Soille P (1991), IEEE Trans Pattern Anal Mach Intell 13:583-598.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -49,7 +49,7 @@ _TRUNCATE: Final = 3.0  # sigmas after which a Gaussian ends
 class ClassicalSegmenter:
     """Stain deconvolution and watershed; needs no weights. A :class:`~stimage_qupath.nuclei.segmenter.Segmenter`."""
 
-    settings: ClassicalSettings = ClassicalSettings()
+    settings: ClassicalSettings = field(default_factory=ClassicalSettings)
     name: str = "classical"
     mpp: float = 0.5
     halo_um: float = 40.0  # half the surroundings, and a long nucleus

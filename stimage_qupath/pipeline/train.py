@@ -205,7 +205,7 @@ def _score(
 
 
 def _gene_figures(seen: Sequence[EncodedSection], trained: Trained) -> dict[str, dict[str, Any]]:
-    """Return each gene's out-of-fold ``pcc_residual``, mean over sections, with its interval."""
+    """Return each gene's out-of-fold ``pcc_residual``, mean over sections, its interval, and its share in training."""
     panel = trained.ensemble.panel
     values, resamples = [], []
     for number, (encoded, mean) in enumerate(zip(seen, trained.out_of_fold, strict=True)):
@@ -216,6 +216,15 @@ def _gene_figures(seen: Sequence[EncodedSection], trained: Trained) -> dict[str,
     value = np.mean(values, axis=0)
     low, high = np.percentile(np.mean(resamples, axis=0), [2.5, 97.5], axis=0)
     return {
-        gene: {"pcc_residual": round(float(v), 4), "ci": [round(float(a), 4), round(float(b), 4)]}
-        for gene, v, a, b in zip(panel, value, low, high, strict=True)
+        gene: {
+            "pcc_residual": round(float(v), 4),
+            "ci": [round(float(a), 4), round(float(b), 4)],
+            "training_rate": float(p),
+        }
+        for gene, v, a, b, p in zip(panel, value, low, high, trained.rates, strict=True)
     }
+
+
+def _short(value: float) -> float:
+    """Four decimals: the interval is some hundred times wider."""
+    return round(float(value), 4)
