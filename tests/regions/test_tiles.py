@@ -66,9 +66,7 @@ def test_a_geometry_without_area_needs_no_block() -> None:
     radius=st.floats(1, 400),
     size=st.floats(40, 300),
 )
-def test_blocks_are_exactly_those_that_share_area(
-    centre: tuple[float, float], radius: float, size: float
-) -> None:
+def test_blocks_are_exactly_those_that_share_area(centre: tuple[float, float], radius: float, size: float) -> None:
     disc = shapely.Point(centre).buffer(radius)
     found = list(blocks_over(disc, size_px=size))
     cores = [shapely.box(b.x, b.y, b.x + b.width, b.y + b.height) for b in found]
