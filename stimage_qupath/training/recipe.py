@@ -16,7 +16,7 @@ from stimage_qupath.spots.splits import BLOCK_UM, Fold, bootstrap_weights, leave
 from stimage_qupath.training.dataset import EncodedSection
 from stimage_qupath.training.fit import Problem, fit_heads, fit_total_count
 
-PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0)
+PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Ridge on weights of standardised features; the inner split chooses among them."""
 LEAST_SD = 0.05
 """Floor of a feature's SD, in median SDs: what hardly varies in training must not be magnified on another slide."""

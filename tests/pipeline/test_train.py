@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from stimage_qupath.config import TrainSettings
 from stimage_qupath.errors import CancelledError, OutputExistsError, UsageError
 from stimage_qupath.models.checkpoint import load_model
 from stimage_qupath.pipeline import train
 
-GENES = ["BLUE", "PINK", "FLAT"]
-
-
-def write_section(folder, name, seed, random_counts=False):
-    """Write 48 spots on stripes of purple and pink; BLUE counts follow the purple, PINK the pink."""
-    rng = np.random.default_rng(seed)
-    purple, pink, stripe = (110, 60, 150), (225, 160, 190), 100
-    pixels = np.empty((600, 800, 3), np.uint8)
-    dark = np.repeat(rng.random((6, 8)) < 0.5, stripe, 0).repeat(stripe, 1)
-    pixels[:] = np.where(dark[..., None], purple, pink) + rng.integers(-12, 12, pixels.shape)
-    Image.fromarray(pixels).save(folder / f"{name}.png", compress_level=1)
-    with (folder / f"{name}_spots.tsv").open("w", newline="") as spots, (folder / f"{name}.tsv").open("w") as counts:
-        writer = csv.writer(spots, delimiter="\t")
-        writer.writerow(["x", "y", "pixel_x", "pixel_y"])
-        counts.write("\t" + "\t".join(GENES) + "\n")
-        for row in range(6):
-            for column in range(8):
-                x, y = column * stripe + 50, row * stripe + 50
-                share = np.array([0.5, 0.1, 0.4] if dark[y, x] else [0.1, 0.5, 0.4])
-                depth = rng.uniform(300, 3000)
-                values = rng.integers(0, 2000, 3) + 100 if random_counts else rng.poisson(depth * share)
-                writer.writerow([column, row, x, y])
-                counts.write(f"{column}x{row}\t" + "\t".join(str(v) for v in values) + "\n")
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rows = []
-    for number, name in enumerate(("S1", "S2", "S3", "H")):
-        write_section(folder, name, seed=number)
-        rows.append(f"{name},P{number % 2},{name}.png,{name}.tsv,{name}_spots.tsv,legacy_st,1.0\n")
-    (folder / "table.csv").write_text("section,patient,image,counts,spots,platform,mpp\n" + "".join(rows))
-    return folder
+def folder(sections_folder):
+    return sections_folder
 
 
 def settings(folder, output, **changes):
@@ -82,14 +53,14 @@ def test_the_card_says_what_it_was_made_of(trained):
     assert not list(output.parent.glob("*.partial"))
 
 
-def test_no_prediction_depends_on_the_counts_of_the_held_out_section(folder, trained, tmp_path):
+def test_no_prediction_depends_on_the_counts_of_the_held_out_section(folder, trained, rewrite_section, tmp_path):
     """Replace them by random ones: weights, panel and defaults stay the same, to the bit; only the score moves."""
     output, card = trained
     try:
-        write_section(folder, "H", seed=3, random_counts=True)
+        rewrite_section(folder, "H", seed=3, random_counts=True)
         again = train.run(settings(folder, tmp_path / "again"))
     finally:
-        write_section(folder, "H", seed=3)
+        rewrite_section(folder, "H", seed=3)
     for name in ("heads.safetensors",):
         assert (output / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     for key in ("default_genes", "genes", "ensemble", "reference_total"):
@@ -130,3 +101,10 @@ def test_held_out_sections_must_be_there(folder, tmp_path):
         train.run(TrainSettings(dataset=folder / "table.csv", output=tmp_path / "m", hold_out=("X9",)))
     with pytest.raises(UsageError, match="found every section held out"):
         train.run(TrainSettings(dataset=folder / "table.csv", output=tmp_path / "m", hold_out=("S1", "S2", "S3", "H")))
+
+
+def test_the_example_prints_what_the_card_says(folder, tmp_path):
+    example = Path(__file__).parents[2] / "examples" / "03_train.py"
+    command = [sys.executable, str(example), str(folder / "table.csv"), str(tmp_path / "model"), "H"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert "  H: pcc_residual_mean 0." in done.stdout
