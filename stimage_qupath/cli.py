@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from stimage_qupath import __version__, console
-from stimage_qupath.config import STARTER, PredictSettings, SegmentSettings, TrainSettings
+from stimage_qupath.config import STARTER, EvaluateSettings, PredictSettings, SegmentSettings, TrainSettings
 from stimage_qupath.errors import DeviceMemoryError, StimageError
 
 app = typer.Typer(
@@ -37,6 +37,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int, typer.Option(help="Blocks that are read and segmented at once.")]
 MaxBadTiles = Annotated[float, typer.Option(help="Share of unreadable tiles up to which a run goes on.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier output.")]
+Dataset = Annotated[Path, typer.Argument(help="CSV: section,patient,image,counts,spots,platform,mpp.")]
+Genes = Annotated[Path | None, typer.Option(help="File with a gene a line. Left out: the most variable.")]
+PanelSize = Annotated[int, typer.Option(help="Genes to choose where no file is given.")]
+EncoderName = Annotated[str, typer.Option(help="colour, or timm:<model>.")]
+EncoderWeights = Annotated[Path | None, typer.Option(help="Local checkpoint of the encoder.")]
+Members = Annotated[int, typer.Option(help="Members of the ensemble.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 
 
@@ -177,13 +183,13 @@ def predict(
 
 @app.command(epilog="Example: stimage-qupath train sections.csv --output my-model --hold-out section4")
 def train(
-    dataset: Annotated[Path, typer.Argument(help="CSV: section,patient,image,counts,spots,platform,mpp.")],
+    dataset: Dataset,
     output: Annotated[Path, typer.Option(help="Model folder to make.")],
-    genes: Annotated[Path | None, typer.Option(help="File with a gene a line. Left out: the most variable.")] = None,
-    panel_size: Annotated[int, typer.Option(help="Genes to choose where no file is given.")] = 1000,
-    encoder: Annotated[str, typer.Option(help="colour, or timm:<model>.")] = "colour",
-    encoder_weights: Annotated[Path | None, typer.Option(help="Local checkpoint of the encoder.")] = None,
-    members: Annotated[int, typer.Option(help="Members of the ensemble.")] = 10,
+    genes: Genes = None,
+    panel_size: PanelSize = 1000,
+    encoder: EncoderName = "colour",
+    encoder_weights: EncoderWeights = None,
+    members: Members = 10,
     hold_out: Annotated[list[str] | None, typer.Option(help="Section scored but never trained on; repeat.")] = None,
     name: Annotated[str | None, typer.Option(help="Name on the card.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the training data, for the card.")] = "not stated",
@@ -222,6 +228,73 @@ def train(
         _say_figures(card, output)
 
 
+@app.command(epilog="Example: stimage-qupath evaluate sections.csv --output evaluation --leave-one-out section")
+def evaluate(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder to make.")],
+    model: Annotated[str | None, typer.Option(help="Model to score: starter, or the path of a model folder.")] = None,
+    leave_one_out: Annotated[str | None, typer.Option(help="section or patient: train on the others in turn.")] = None,
+    genes: Genes = None,
+    panel_size: PanelSize = 1000,
+    encoder: EncoderName = "colour",
+    encoder_weights: EncoderWeights = None,
+    members: Members = 10,
+    seed: Annotated[int, typer.Option(help="Of every random number.")] = 0,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Tiles a forward pass.")] = None,
+    threads: Threads = 2,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on measured sections, or a way of training one, beside what any model must beat."""
+    from stimage_qupath.pipeline import evaluate as flow
+
+    settings = EvaluateSettings(
+        dataset=dataset,
+        output=output,
+        model=model,
+        leave_one_out=leave_one_out,  # type: ignore[arg-type]  # the settings check the word
+        genes=genes,
+        panel_size=panel_size,
+        encoder=encoder,
+        encoder_weights=encoder_weights,
+        members=members,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        threads=threads,
+        force=force,
+    )
+    with console.progress(quiet=as_json) as on_progress:
+        evaluation = flow.run(settings, on_progress)
+    if as_json:
+        console.say(json.dumps(evaluation, indent=2, ensure_ascii=False))
+        return
+    for name, figures in evaluation["sections"].items():
+        _say_section(name, figures, figures["note"])
+    console.say(f"evaluation: {output}")
+
+
+@app.command(epilog="Example: stimage-qupath install-scripts")
+def install_scripts(
+    user_dir: Annotated[Path | None, typer.Option(help="QuPath's user folder. Left out: all in ~/QuPath.")] = None,
+    project: Annotated[Path | None, typer.Option(help="A project instead: its project.qpproj.")] = None,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Remove them again.")] = False,
+) -> None:
+    """Put the scripts where QuPath finds them; run it again to update them."""
+    from stimage_qupath.qupath import scripts
+
+    for folder in scripts.script_folders(user_dir=user_dir, project=project):
+        changes = scripts.uninstall(folder) if uninstall else scripts.install(folder)
+        what = f"{len(changes.removed)} files removed from" if uninstall else f"{len(changes.written)} files written to"
+        console.say(f"{what} {folder}")
+        for name in changes.kept:
+            console.say(f"  {name} was edited; your version is kept there")
+        if not uninstall:
+            console.say(f"In QuPath: Automate > {'Project' if project else 'User'} scripts > STimage > Check setup")
+            console.say(f"For a menu, set as startup script (Edit > Preferences): {folder / scripts.MENU}")
+
+
 def _predict(settings: SegmentSettings, *, as_json: bool) -> None:
     """Run the one path and print what came of it."""
     from stimage_qupath.pipeline import predict as flow
@@ -243,16 +316,19 @@ def _say_warnings(record: dict[str, Any]) -> None:
 
 
 def _say_figures(card: dict[str, Any], output: Path) -> None:
-    """Print the residual correlation of each held-out section, and where the model is."""
+    """Print what the card says of each held-out section, and where the model is."""
     for kind in card["held_out"].values():
         for name, figures in kind["sections"].items():
-            residual = figures["pcc_residual_mean"]
-            low, high = residual["ci"]
-            same = "same patient" if figures["same_patient_in_training"] else "another patient"
-            console.say(
-                f"{name}: pcc_residual_mean {residual['value']:.3f} [{low:.3f}, {high:.3f}] ({same}, {kind['split']})"
-            )
+            known = "same patient" if figures["same_patient_in_training"] else "another patient"
+            _say_section(name, figures, f"{known}, {kind['split']}")
     console.say(f"model: {output}")
+
+
+def _say_section(name: str, figures: dict[str, Any], note: str) -> None:
+    """Print the figure that carries the claim of gene signal."""
+    residual = figures["pcc_residual_mean"]
+    low, high = residual["ci"]
+    console.say(f"{name}: pcc_residual_mean {residual['value']:.3f} [{low:.3f}, {high:.3f}] ({note})")
 
 
 def _words(text: str) -> tuple[str, ...]:

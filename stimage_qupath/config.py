@@ -233,6 +233,57 @@ class TrainSettings(Settings):
         _at_least("threads", self.threads, 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """Score predictions on measured sections.
+
+    Attributes
+    ----------
+    dataset
+        CSV table of sections.
+    output
+        Folder to make.
+    model
+        Model to score; None with ``leave_one_out``.
+    leave_one_out
+        Train on all but one ``section`` or ``patient`` in turn, and score what was left out.
+    genes, panel_size, encoder, encoder_weights, members
+        As in training; for ``leave_one_out`` only. Without ``genes`` the panel is chosen in each fold.
+    replicates
+        Of the bootstrap over spatial blocks.
+    seed, device, batch_size, threads, force
+        As for a prediction.
+    """
+
+    dataset: Path
+    output: Path
+    model: str | None = None
+    leave_one_out: Literal["section", "patient"] | None = None
+    genes: Path | None = None
+    panel_size: int = 1000
+    encoder: str = "colour"
+    encoder_weights: Path | None = None
+    members: int = 10
+    replicates: int = 1000
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    threads: int = 2
+    force: bool = False
+
+    flow: ClassVar[str] = "evaluate"
+
+    def _check(self) -> None:
+        _one_of("device", self.device, DEVICES)
+        _at_least("members", self.members, 2)
+        _at_least("replicates", self.replicates, 20)
+        if self.leave_one_out is not None:
+            _one_of("leave_one_out", self.leave_one_out, ("section", "patient"))
+        if (self.model is None) == (self.leave_one_out is None):
+            msg = "expected either a model or a way to leave sections out, found both or neither; pass one of the two"
+            raise UsageError(msg)
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         msg = f"expected {name} out of {', '.join(allowed)}, found '{value}'"

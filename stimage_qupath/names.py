@@ -23,6 +23,9 @@ RUN_JSON: Final = "run.json"
 OVERVIEW_PNG: Final = "overview_{gene}.png"
 PARTIAL_SUFFIX: Final = ".partial"
 
+# Evaluation folder.
+EVALUATION_JSON: Final = "evaluation.json"
+
 # Model folder.
 MODEL_JSON: Final = "model.json"
 HEADS_SAFETENSORS: Final = "heads.safetensors"

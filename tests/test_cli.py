@@ -15,7 +15,7 @@ from PIL import Image
 
 from stimage_qupath import cli
 
-COMMANDS = ("doctor", "demo", "segment", "predict", "train")
+COMMANDS = ("doctor", "demo", "segment", "predict", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ def test_the_first_block_holds_the_two_commands():
 def test_options_in_the_readme_exist(capsys):
     cli.run(["predict", "--help"])
     cli.run(["train", "--help"])
+    cli.run(["evaluate", "--help"])
     helped = capsys.readouterr().out
     for option in set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README)) - {"--index-url"}:
         assert option in helped, option

@@ -87,7 +87,7 @@ class Ensemble:
         interval_genes
             Columns of the genes that also get the 5th and 95th percentile of the mixture; the others hold NaN.
         """
-        standardised = self.heads.standardise(features)
+        known = self.known(features)
         shape = (len(features), len(self.panel))
         mean, aleatoric, epistemic = (np.empty(shape, dtype=np.float32) for _ in range(3))
         quantiles = None if interval_genes is None else np.full((len(INTERVAL), *shape), np.nan, dtype=np.float32)
@@ -96,15 +96,18 @@ class Ensemble:
         with torch.inference_mode():
             for start in range(0, len(features), batch_size):
                 rows = slice(start, start + batch_size)
-                known = np.clip(standardised[rows], -FEATURE_LIMIT, FEATURE_LIMIT)
-                members = log_mean_of(_tensor(known, device)).clamp(*LOG_MEAN_RANGE).exp()
+                members = log_mean_of(_tensor(known[rows], device)).clamp(*LOG_MEAN_RANGE).exp()
                 for out, values in zip((mean, aleatoric, epistemic), total_variance(members, total_count), strict=True):
                     out[rows] = values.cpu().numpy()
                 if quantiles is not None:
                     quantiles[:, rows, interval_genes] = _quantiles(members, total_count, interval_genes)
         low, high = (None, None) if quantiles is None else quantiles
-        score = self.outliers(standardised)
+        score = self.outliers(self.heads.standardise(features))
         return Prediction(mean=mean, aleatoric=aleatoric, epistemic=epistemic, ood_score=score, p05=low, p95=high)
+
+    def known(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return standardised features, held within what the log means may be asked about, (place, feature)."""
+        return np.clip(self.heads.standardise(features), -FEATURE_LIMIT, FEATURE_LIMIT)
 
     def _log_mean(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """Return the map from standardised features to log means, (place, member, gene)."""

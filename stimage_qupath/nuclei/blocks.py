@@ -111,8 +111,6 @@ class BlockReader:
         grid = self.grid
         x, y = ((index * grid.block - grid.halo) * grid.downsample for index in (col, row))
         side = grid.block + 2 * grid.halo
-        if not self._on_slide(row, col):
-            return _NONE
         rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
         if rgb[::_BLANK_STEP, ::_BLANK_STEP].min() > _BLANK:
             return _NONE
@@ -125,11 +123,6 @@ class BlockReader:
         stains = stain_measurements(rgb, labels, values[kept])
         measurements = shape_measurements(polygons[kept], mpp=self.mpp) | stains
         return BlockNuclei(polygons=polygons[kept], centroids_px=centroids[kept], measurements=measurements)
-
-    def _on_slide(self, row: int, col: int) -> bool:
-        """Return whether the core of a block shares pixels with the slide."""
-        size = self.grid.size_px
-        return 0 <= row < self.slide.height / size and 0 <= col < self.slide.width / size
 
 
 def _near_core(labels: NDArray[np.int32], *, halo: int) -> NDArray[np.int32]:

@@ -1,7 +1,7 @@
 """Nuclei without a network: haematoxylin threshold, then watershed on the distance to the edge.
 
 1. Haematoxylin OD (Ruifrok & Johnston), lightly smoothed.
-2. Threshold: partly the slide's (Otsu over its tissue, a little lowered), partly the mean of the surroundings, never
+2. Threshold: partly the slide's (Otsu over its tissue), partly the mean of the surroundings, never
    less than 0.8 of the slide's. Specks, spurs and small holes go.
 3. Relief: distance to the edge, raised where haematoxylin is dense, since touching nuclei are often paler in between.
 4. Watershed from every summit; neighbouring basins whose pass lies less than 0.3 µm below the lower summit are one
@@ -73,10 +73,10 @@ class ClassicalSegmenter:
         """
         sigma = self.settings.smoothing_um / self.mpp
         densities, eosins = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.float32)]
-        for rgb, is_tissue in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp):
+        for rgb, is_stained in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp):
             haematoxylin, eosin = hematoxylin_eosin(rgb)
-            densities.append(_smoothed(haematoxylin, sigma)[is_tissue])
-            eosins.append(eosin[is_tissue])
+            densities.append(_smoothed(haematoxylin, sigma)[is_stained])
+            eosins.append(eosin[is_stained])
         density = np.concatenate(densities)
         if density.size == 0:
             return BoundClassicalSegmenter(settings=self.settings, mpp=self.mpp, threshold=np.inf, redness=0.0)
@@ -86,7 +86,7 @@ class ClassicalSegmenter:
         return BoundClassicalSegmenter(
             settings=self.settings,
             mpp=self.mpp,
-            threshold=threshold * self.settings.slide_factor,
+            threshold=threshold,
             redness=float(np.median(np.concatenate(eosins)[dense] / density[dense])),
         )
 

@@ -15,8 +15,6 @@ class ClassicalSettings:
     ----------
     smoothing_um
         Sigma of the haematoxylin that is compared with the threshold.
-    slide_factor
-        The slide's threshold is Otsu's times this.
     surroundings_um
         Side of the square whose mean haematoxylin is "the surroundings".
     surroundings_weight
@@ -48,20 +46,19 @@ class ClassicalSettings:
     """
 
     smoothing_um: float = 0.4
-    slide_factor: float = 0.9
     surroundings_um: float = 25.0
-    surroundings_weight: float = 0.8
+    surroundings_weight: float = 0.5
     least_of_slide: float = 0.8
     largest_hole_um2: float = 60.0
     least_area_um2: float = 10.0
-    most_area_um2: float = 400.0
+    most_area_um2: float = 600.0
     density_weight: float = 0.5
     density_smoothing_um: float = 1.5
     pass_depth_um: float = 0.3
     edge_level: float = 0.45
-    edge_reach_um: float = 2.5
-    least_contrast: float = 0.3
-    least_ellipse_fit: float = 0.65
+    edge_reach_um: float = 2.0
+    least_contrast: float = 0.1
+    least_ellipse_fit: float = 0.4
     most_bluer: float = 0.3
 
     def __post_init__(self) -> None:

@@ -154,13 +154,17 @@ class _Run:
                     on_progress(STAGE, done, total, f"{count} nuclei")
 
     def _places(self, region: Region) -> list[tuple[int, int]]:
-        """Return row and column of the blocks that can tell of a nucleus in a region.
+        """Return row and column of the blocks of the slide that can tell of a nucleus in a region.
 
         Those within a halo of it are among them, because their nuclei may reach over the seam and settle what becomes
         of a nucleus inside (see :class:`Seams`).
         """
         near = region.geometry.buffer(self.grid.halo_px)
-        return [(block.row, block.col) for block in blocks_over(near, size_px=self.grid.size_px)]
+        return [
+            (block.row, block.col)
+            for block in blocks_over(near, size_px=self.grid.size_px)
+            if 0 <= block.x < self.slide.width and 0 <= block.y < self.slide.height
+        ]
 
     def _found(self, places: Sequence[tuple[int, int]], *, threads: int) -> Generator[BlockNuclei, None, None]:
         """Yield the nuclei of each block."""
