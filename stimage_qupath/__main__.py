@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    """Hand over to the command line."""
+    """Hand over to the worker, which loads neither typer nor rich, or to the command line."""
+    if sys.argv[1:2] == ["worker"]:
+        from stimage_qupath import worker
+
+        worker.main()
     from stimage_qupath import cli
 
     cli.main()

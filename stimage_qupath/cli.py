@@ -12,8 +12,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from stimage_qupath import __version__, console
-from stimage_qupath.config import STARTER, EvaluateSettings, PredictSettings, SegmentSettings, TrainSettings
-from stimage_qupath.errors import DeviceMemoryError, StimageError
+from stimage_qupath.config import (
+    STARTER,
+    EvaluateSettings,
+    PredictSettings,
+    ProjectSettings,
+    SegmentSettings,
+    TrainSettings,
+)
+from stimage_qupath.errors import DeviceMemoryError, StimageError, UsageError
+from stimage_qupath.qupath.qpproj import is_project
 
 app = typer.Typer(
     name="stimage-qupath",
@@ -25,6 +33,7 @@ app = typer.Typer(
 )
 
 Image = Annotated[Path, typer.Argument(help="H&E image: SVS, TIFF, OME-TIFF, PNG, JPEG, or what OpenSlide reads.")]
+ImageOrProject = Annotated[Path, typer.Argument(help="H&E image, or a QuPath project (.qpproj, or its folder).")]
 Output = Annotated[Path, typer.Option("--output", help="Run folder to make.")]
 Annotations = Annotated[Path | None, typer.Option(help="GeoJSON exported from QuPath. Left out: tissue is found.")]
 Classes = Annotated[str, typer.Option(help="Only annotations of these classes, separated by commas.")]
@@ -32,7 +41,7 @@ OneClass = Annotated[list[str] | None, typer.Option("--class", help="A class, co
 RegionName = Annotated[list[str] | None, typer.Option(help="Only annotations of this name; repeat for more.")]
 RegionId = Annotated[list[str] | None, typer.Option(help="Only annotations of this UUID; repeat for more.")]
 Mpp = Annotated[float | None, typer.Option(help="um per pixel, where the image states none or a wrong one.")]
-Segmenter = Annotated[str, typer.Option(help="Backend that outlines nuclei: classical.")]
+Segmenter = Annotated[str, typer.Option(help="classical, stardist (its public H&E model), or stardist:FOLDER.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int, typer.Option(help="Blocks that are read and segmented at once.")]
 MaxBadTiles = Annotated[float, typer.Option(help="Share of unreadable tiles up to which a run goes on.")]
@@ -130,7 +139,7 @@ def segment(
 
 @app.command(epilog="Example: stimage-qupath predict slide.svs --output run --annotations regions.geojson")
 def predict(
-    image: Image,
+    image: ImageOrProject,
     output: Output,
     annotations: Annotations = None,
     classes: Classes = "",
@@ -151,10 +160,19 @@ def predict(
     seed: Annotated[int, typer.Option(help="Recorded with the run.")] = 0,
     max_bad_tiles: MaxBadTiles = 0.01,
     overview: Annotated[bool, typer.Option(help="Draw overview_<GENE>.png.")] = True,
+    images: Annotated[str, typer.Option(help="Project: only images whose name matches, with * and ?.")] = "*",
+    write_back: Annotated[bool, typer.Option("--write-back", help="Project: put the nuclei into it.")] = False,
+    path_map: Annotated[list[str] | None, typer.Option(help="Project: where images are now, OLD=NEW.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the nuclei of an image and predict a gene panel for each, with two kinds of uncertainty."""
+    project = is_project(image)
+    if not project and (images != "*" or write_back or path_map):
+        msg = (
+            f"expected a QuPath project with --images, --write-back or --path-map, found {image}; give its .qpproj file"
+        )
+        raise UsageError(msg)
     settings = PredictSettings(
         image=image,
         output=output,
@@ -178,7 +196,11 @@ def predict(
         overview=overview,
         force=force,
     )
-    _predict(settings, as_json=as_json)
+    if project:
+        of_project = settings.of_project(images=images, write_back=write_back, path_maps=tuple(path_map or ()))
+        _predict_project(of_project, as_json=as_json)
+    else:
+        _predict(settings, as_json=as_json)
 
 
 @app.command(epilog="Example: stimage-qupath train sections.csv --output my-model --hold-out section4")
@@ -308,6 +330,23 @@ def _predict(settings: SegmentSettings, *, as_json: bool) -> None:
     _say_warnings(record)
     if record["research_use"]:
         console.say(record["research_use"])
+
+
+def _predict_project(settings: ProjectSettings, *, as_json: bool) -> None:
+    """Run a project and print a line an image."""
+    from stimage_qupath.pipeline import project as flow
+
+    with console.progress(quiet=as_json) as on_progress:
+        record = flow.run(settings, on_progress)
+    if as_json:
+        console.say(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    for row in record["images"]:
+        written = row["written"]
+        back = f", {written['added']} written in place of {written['removed']}" if written else ""
+        console.say(f"{row['name']}: {row['status']}, {row['cells'] or 0} nuclei{back}")
+        _say_warnings(row)
+    console.say(f"{record['cells']} nuclei: {record['output']}")
 
 
 def _say_warnings(record: dict[str, Any]) -> None:

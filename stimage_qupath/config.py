@@ -16,7 +16,8 @@ Unit = Literal["cells", "grid"]
 Measurements = Literal["short", "all"]
 STARTER = "starter"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-SEGMENTERS = ("classical",)
+STARDIST = "stardist"
+SEGMENTERS = ("classical", STARDIST, f"{STARDIST}:FOLDER")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +92,10 @@ class SegmentSettings(Settings):
         Which annotations; empty means all.
     mpp
         um per level-0 pixel; None takes what the image states.
+    view
+        How QuPath shows the image, see :func:`stimage_qupath.slide.view.open_view`; empty: as the file holds it.
     segmenter
-        Backend that outlines nuclei.
+        Backend that outlines nuclei: ``classical``, ``stardist`` or ``stardist:FOLDER`` (a StarDist 2D model).
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     threads
@@ -110,6 +113,7 @@ class SegmentSettings(Settings):
     region_names: tuple[str, ...] = ()
     region_ids: tuple[str, ...] = ()
     mpp: float | None = None
+    view: tuple[str, ...] = ()
     segmenter: str = "classical"
     device: str = "auto"
     threads: int = 2
@@ -120,7 +124,8 @@ class SegmentSettings(Settings):
 
     def _check(self) -> None:
         _one_of("device", self.device, DEVICES)
-        _one_of("segmenter", self.segmenter, SEGMENTERS)
+        if not self.segmenter.startswith(f"{STARDIST}:"):
+            _one_of("segmenter", self.segmenter, SEGMENTERS)
         _at_least("threads", self.threads, 1)
         if not 0 <= self.max_bad_tiles <= 1:
             msg = f"expected max_bad_tiles between 0 and 1, found {self.max_bad_tiles}"
@@ -166,6 +171,11 @@ class PredictSettings(SegmentSettings):
 
     flow: ClassVar[str] = "predict"
 
+    def of_project(self, *, images: str, write_back: bool, path_maps: tuple[str, ...]) -> ProjectSettings:
+        """Return the same settings for the images of a project; see :class:`ProjectSettings`."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return ProjectSettings(**shared, images=images, write_back=write_back, path_maps=path_maps)
+
     def _check(self) -> None:
         SegmentSettings._check(self)
         if self.batch_size is not None:
@@ -176,6 +186,45 @@ class PredictSettings(SegmentSettings):
         if self.stride_um is not None and not 1 <= self.stride_um <= 1000:
             msg = f"expected a stride between 1 and 1000 um, found {self.stride_um}"
             raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSettings(PredictSettings):
+    """Predict for the images of a QuPath project; ``image`` is the project.
+
+    Attributes
+    ----------
+    images
+        Which images, by name with ``*`` and ``?``.
+    write_back
+        Put the nuclei into the project.
+    path_maps
+        ``OLD=NEW`` beginnings of image paths, for a project that came from another machine.
+    java
+        ``auto`` reads annotations through QuPath where there is one, ``never`` without.
+    """
+
+    images: str = "*"
+    write_back: bool = False
+    path_maps: tuple[str, ...] = ()
+    java: Literal["auto", "never"] = "auto"
+
+    flow: ClassVar[str] = "predict project"
+
+    def _check(self) -> None:
+        PredictSettings._check(self)
+        given = [name for name in ("annotations", "view") if getattr(self, name)]
+        if given:
+            msg = f"expected a project, which brings its own annotations and views, found {' and '.join(given)} too"
+            raise UsageError(msg)
+        if self.write_back and self.java == "never":
+            msg = "expected QuPath for a write-back, found java 'never'; leave one of the two out"
+            raise UsageError(msg)
+
+    def of_image(self, **changes: Any) -> PredictSettings:
+        """Return the settings of one image's prediction."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(PredictSettings)}
+        return PredictSettings(**(shared | changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

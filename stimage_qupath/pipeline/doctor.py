@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stimage_qupath.config import STARTER
 from stimage_qupath.errors import StimageError
+from stimage_qupath.qupath.launcher import check_round_trip
 
 CORE = (
     *("numpy", "scipy", "pandas", "pyarrow", "shapely", "geojson", "orjson", "torch", "torchvision", "timm", "captum"),
@@ -54,7 +55,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look for everything the package can use; nothing is changed, and no JVM is started."""
+    """Look for everything the package can use; nothing is changed. A QuPath that is found runs ``Check setup``."""
     return [_python(), *_packages(), _device(), _openslide(), *_models(), *_qupath()]
 
 
@@ -112,8 +113,14 @@ def _qupath() -> Iterator[Finding]:
     fix = "install QuPath 0.4 to 0.7 from https://qupath.github.io, or set PAQUO_QUPATH_DIR to its folder"
     if folder is None:
         yield Finding("qupath", "optional", "not found: open the results in QuPath on another machine", fix)
-    else:
-        yield Finding("qupath", "ok", str(folder))
+        return
+    yield Finding("qupath", "ok", str(folder))
+    try:
+        yield Finding("qupath scripts", "ok", check_round_trip(folder))
+    except StimageError as error:
+        yield Finding(
+            "qupath scripts", "optional", str(error), "stimage-qupath install-scripts, then Check setup there"
+        )
 
 
 def find_qupath() -> Path | None:

@@ -13,7 +13,8 @@ from stimage_qupath.regions.annotations import clip_to_image, read_regions, sele
 from stimage_qupath.regions.tissue import find_tissue
 from stimage_qupath.results import Region
 from stimage_qupath.slide.calibration import slide_pixel_size
-from stimage_qupath.slide.reader import Slide, open_slide
+from stimage_qupath.slide.reader import Slide
+from stimage_qupath.slide.view import open_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def open_input(settings: SegmentSettings) -> Iterator[Input]:
         Its pixel size.
     """
     chosen, warnings = _annotations(settings)
-    with open_slide(settings.image) as slide:
+    with open_view(settings.image, settings.view) as slide:
         if chosen is not None:
             chosen, clipped = clip_to_image(chosen, slide.width, slide.height)
             warnings += clipped

@@ -19,9 +19,10 @@ from stimage_qupath.export.run_folder import RunWriter
 from stimage_qupath.export.run_reader import what_is_foreign
 from stimage_qupath.export.tables import outside_training
 from stimage_qupath.models.checkpoint import Model, load_model
-from stimage_qupath.nuclei.classical import ClassicalSegmenter
 from stimage_qupath.nuclei.features import diameter_warning
+from stimage_qupath.nuclei.registry import choose_segmenter
 from stimage_qupath.nuclei.segment import CellChunk, segment_regions
+from stimage_qupath.nuclei.segmenter import Segmenter
 from stimage_qupath.pipeline.inputs import Input, open_input
 from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
 from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM, CellPredictor
@@ -61,10 +62,11 @@ def run(
     watch = Stopwatch()
     with ExitStack() as stack:
         source = stack.enter_context(open_input(settings))
+        segmenter = choose_segmenter(settings.segmenter, device=choose_device(settings.device))
         plan = _plan(settings) if isinstance(settings, PredictSettings) else None
         writer = stack.enter_context(_writer(settings, plan))
         tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
-        for chunk, prediction in _stream(settings, source, plan, watch, on_progress, cancelled):
+        for chunk, prediction in _stream(settings, source, segmenter, plan, watch, on_progress, cancelled):
             tally.start_regions(writer, source, chunk.region_index)
             with watch.stage("write", len(chunk.cells)):
                 writer.append(chunk.cells, prediction)
@@ -199,6 +201,7 @@ def _writer(settings: SegmentSettings, plan: _Plan | None) -> RunWriter:
 def _stream(
     settings: SegmentSettings,
     source: Input,
+    segmenter: Segmenter,
     plan: _Plan | None,
     watch: Stopwatch,
     on_progress: ProgressCallback,
@@ -209,7 +212,7 @@ def _stream(
         source.slide,
         source.mpp,
         source.regions,
-        ClassicalSegmenter(),
+        segmenter,
         image_id=source.image_id,
         threads=settings.threads,
         on_progress=on_progress,

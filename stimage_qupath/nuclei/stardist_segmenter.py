@@ -1,0 +1,160 @@
+"""Nuclei by a StarDist model in torch; geometry, suppression and rendering are the ``stardist`` package's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stardist.geometry import polygons_to_label
+from stardist.nms import non_maximum_suppression_sparse
+
+from stimage_qupath.errors import MissingPartError, UnknownModelError
+from stimage_qupath.nuclei.sampling import tissue_samples
+from stimage_qupath.nuclei.stardist_network import CONFIG_FILE, StarDistNetwork, load_network
+from stimage_qupath.results import Region
+from stimage_qupath.slide.base import Slide
+
+PRETRAINED: Final = "2D_versatile_he"
+PRETRAINED_ADDRESS: Final = (
+    "https://github.com/stardist/stardist-models/releases/download/v0.1/python_2D_versatile_he.zip"
+)
+CACHE: Final = Path("~/.keras/models/StarDist2D")
+"""Where the stardist package itself keeps what it downloads."""
+MPP: Final = 0.5
+"""Pixel size that H&E models of StarDist are trained at."""
+HALO_UM: Final = 48.0
+"""Two large nuclei, and the reach of a U-Net of depth 3 on a grid of 2."""
+LEAST_DISTANCE_PX: Final = 1e-3  # as the original, so that no polygon is degenerate
+RIM: Final = 2
+"""Grid points along the border of the result that hold no centre, as in the original."""
+PERCENTILES: Final = (1.0, 99.8)
+DEFAULT_THRESHOLDS: Final = {"prob": 0.5, "nms": 0.4}
+
+
+def pretrained_folder() -> Path:
+    """Return the folder of the public H&E model, where StarDist has downloaded it.
+
+    Raises
+    ------
+    MissingPartError
+        It is not there; the message says from where to get it and where to put it.
+    """
+    root = CACHE.expanduser() / PRETRAINED
+    found = sorted(root.rglob(CONFIG_FILE)) if root.is_dir() else []
+    if not found:
+        msg = (
+            f"expected StarDist's {PRETRAINED} in {root}, found none; "
+            f"download {PRETRAINED_ADDRESS} and unpack it there, or pass --segmenter stardist:FOLDER"
+        )
+        raise MissingPartError(msg)
+    return found[0].parent
+
+
+@dataclass(frozen=True, slots=True)
+class StarDistSegmenter:
+    """A StarDist 2D model. A :class:`~stimage_qupath.nuclei.segmenter.Segmenter`.
+
+    Attributes
+    ----------
+    network
+        The network, on its device.
+    prob_threshold, nms_threshold
+        Least probability of a nucleus, and overlap (of the smaller) from which the less probable of two goes.
+    device
+        Where the network runs.
+    name, mpp, halo_um
+        As every segmenter has them.
+    """
+
+    network: StarDistNetwork
+    prob_threshold: float
+    nms_threshold: float
+    device: torch.device
+    name: str = "stardist"
+    mpp: float = MPP
+    halo_um: float = HALO_UM
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device) -> StarDistSegmenter:
+        """Load a StarDist model folder: ``config.json``, ``weights_best.h5``, ``thresholds.json``.
+
+        Raises
+        ------
+        UnknownModelError
+            The folder is not a StarDist 2D model of RGB images.
+        """
+        network = load_network(folder)
+        if network.config.n_channel_in != 3:
+            msg = f"expected a StarDist model of RGB images, found {network.config.n_channel_in} channels in {folder}"
+            raise UnknownModelError(msg)
+        path = folder / "thresholds.json"
+        thresholds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT_THRESHOLDS
+        return cls(network.to(device), float(thresholds["prob"]), float(thresholds["nms"]), device)
+
+    def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundStarDistSegmenter:
+        """Measure the slide's 1st and 99.8th percentile of intensity over samples of its tissue.
+
+        StarDist normalises each image by those; a block of a slide has to be normalised by the slide's, or the same
+        nucleus would look different in two blocks. ``regions`` are not looked at.
+        """
+        samples = [rgb.reshape(-1, 3) for rgb, _ in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp)]
+        if not samples:
+            return BoundStarDistSegmenter(self, low=0.0, high=255.0)
+        low, high = np.percentile(np.concatenate(samples), PERCENTILES)
+        return BoundStarDistSegmenter(self, low=float(low), high=float(max(high, low + 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStarDistSegmenter:
+    """A StarDist model with the intensity range of one slide.
+
+    Attributes
+    ----------
+    segmenter
+        The model.
+    low, high
+        Grey levels that become 0 and 1.
+    """
+
+    segmenter: StarDistSegmenter
+    low: float
+    high: float
+
+    def label(self, rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Label the nuclei of one block; see :class:`~stimage_qupath.nuclei.segmenter.BoundSegmenter`."""
+        prob, dist = self.predict(rgb)
+        # Candidates as the original takes them: no centre on the rim of the result, none in the padding.
+        rim = np.pad(np.ones(tuple(n - 2 * RIM for n in prob.shape), dtype=bool), RIM)
+        rows, columns = np.nonzero(rim & (prob > self.segmenter.prob_threshold))
+        points = np.stack([rows, columns], axis=1) * np.array(self.segmenter.network.config.grid)
+        inside = (points < rgb.shape[:2]).all(axis=1)
+        if not inside.any():
+            return np.zeros(rgb.shape[:2], dtype=np.int32)
+        centres, kept_prob, kept_dist, _ = non_maximum_suppression_sparse(
+            dist[rows[inside], columns[inside]],
+            prob[rows[inside], columns[inside]],
+            points[inside],
+            nms_thresh=self.segmenter.nms_threshold,
+        )
+        return np.asarray(polygons_to_label(kept_dist, centres, shape=rgb.shape[:2], prob=kept_prob), dtype=np.int32)
+
+    def predict(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return probability (row, column) and distances (row, column, ray) on the network's grid.
+
+        The image is padded at its right and bottom by reflection to what the network can halve; so are the results.
+        """
+        network = self.segmenter.network
+        height, width = rgb.shape[:2]
+        down, across = network.config.divisor
+        image = (rgb.astype(np.float32) - self.low) / (self.high - self.low)
+        padded = np.pad(image, ((0, -height % down), (0, -width % across), (0, 0)), mode="reflect")
+        with torch.inference_mode():
+            batch = torch.from_numpy(padded).to(self.segmenter.device).permute(2, 0, 1)[None]
+            prob, dist = network(batch)
+        return prob[0].cpu().numpy(), np.maximum(dist[0].cpu().numpy(), LEAST_DISTANCE_PX)

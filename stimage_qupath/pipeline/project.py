@@ -1,0 +1,325 @@
+"""A QuPath project in, a run folder for each of its images out, and on request the nuclei back into the project.
+
+``OUTPUT/run.json`` holds the table of images; it is written anew after each, so that an interrupted run still tells
+what was done. An image that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from stimage_qupath import names
+from stimage_qupath.config import ProjectSettings
+from stimage_qupath.errors import (
+    AnnotationError,
+    CancelledError,
+    DeviceMemoryError,
+    ImageError,
+    MissingPartError,
+    OutputExistsError,
+    PartialFailureError,
+    StimageError,
+    UsageError,
+)
+from stimage_qupath.export.run_record import to_json
+from stimage_qupath.geojson_dialect import write_annotations
+from stimage_qupath.geojson_dialect.disk import output_errors
+from stimage_qupath.models.checkpoint import load_model
+from stimage_qupath.pipeline import predict
+from stimage_qupath.pipeline.record import versions
+from stimage_qupath.qupath.client import BridgeClient
+from stimage_qupath.qupath.guards import fingerprint
+from stimage_qupath.qupath.qpproj import Project, ProjectImage, read_project
+from stimage_qupath.qupath.relocate import find_image, parse_path_maps
+from stimage_qupath.qupath.source import ObjectSource, choose_source
+from stimage_qupath.qupath.stored import area_regions
+from stimage_qupath.regions.annotations import select_regions
+from stimage_qupath.results import (
+    CancelCheck,
+    ProgressCallback,
+    Region,
+    never_cancelled,
+    no_progress,
+    stop_if,
+)
+from stimage_qupath.slide.calibration import pixel_size, require_square
+from stimage_qupath.slide.view import open_view
+
+KIND: Final = "project"
+UNSAFE: Final = re.compile(r"[^\w.-]+")
+MANY_CELLS: Final = 200_000
+"""Objects of one image from which QuPath's window becomes slow."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One image in the table of ``run.json``."""
+
+    id: str
+    name: str
+    status: str = "waiting"
+    run: str | None = None
+    cells: int | None = None
+    regions: int | None = None
+    read: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    written: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the row as JSON can hold it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def run(
+    settings: ProjectSettings,
+    on_progress: ProgressCallback = no_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> dict[str, Any]:
+    """Predict for each chosen image of a project.
+
+    Parameters
+    ----------
+    settings
+        What to do.
+    on_progress, cancelled
+        Progress and cancellation.
+
+    Returns
+    -------
+    dict
+        The record as in ``OUTPUT/run.json``.
+
+    Raises
+    ------
+    PartialFailureError
+        Some images failed; the others are done, the table says which.
+    StimageError
+        Of the kind that fits, where nothing could be done, or the only image failed.
+    """
+    project = read_project(settings.image)
+    path_maps = parse_path_maps(settings.path_maps)
+    images = _choose(project, settings.images)
+    load_model(settings.model).choose_genes(settings.genes)  # a wrong name is one error, not one an image
+    _claim(settings)
+    table = [_Row(image.id, image.name) for image in images]
+    with ExitStack() as stack:
+        client = None if settings.java == "never" else stack.enter_context(BridgeClient())
+        if settings.write_back and (client is None or not client.has_qupath()):
+            msg = "expected QuPath to write the project, found none; install it or set PAQUO_QUPATH_DIR to its folder"
+            raise MissingPartError(msg)
+        flow = _Flow(settings, project, path_maps, choose_source(project, client), client)
+        failures: list[StimageError] = []
+        for number, (row, image) in enumerate(zip(table, images, strict=True)):
+            stop_if(cancelled)
+            on_progress("images", number, len(images), image.name)
+            failure = _attempt(flow, row, image, on_progress, cancelled)
+            failures += [failure] if failure else []
+            record = _write_table(settings, project, table)
+        on_progress("images", len(images), len(images), "")
+    return _finish(record, table, failures)
+
+
+def _attempt(
+    flow: _Flow, row: _Row, image: ProjectImage, on_progress: ProgressCallback, cancelled: CancelCheck
+) -> StimageError | None:
+    """Do one image; its failure goes to its row, and back."""
+    try:
+        flow.do(row, image, on_progress, cancelled)
+    except CancelledError:
+        raise
+    except StimageError as error:
+        failure = error
+    except MemoryError:
+        failure = DeviceMemoryError("memory ran out; annotate a smaller region or pass a smaller --batch-size")
+    else:
+        return None
+    row.status = "failed"
+    row.error = {"type": type(failure).__name__, "message": str(failure), "exit_code": failure.exit_code}
+    return failure
+
+
+def _finish(record: dict[str, Any], table: list[_Row], failures: list[StimageError]) -> dict[str, Any]:
+    """Return the record, or raise what the table adds up to."""
+    if failures and len(table) == 1:
+        raise failures[0]
+    if failures:
+        named = "; ".join(f"{row.name}: {row.error['message']}" for row in table if row.error)
+        msg = f"expected {len(table)} images to pass, found {len(failures)} failed ({named}); see {record['output']}"
+        raise PartialFailureError(msg)
+    if all(row.status == "skipped" for row in table):
+        msg = f"expected annotations of the classes, names or ids given, found none in {len(table)} images; check them"
+        raise AnnotationError(msg)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """What all images of a run share."""
+
+    settings: ProjectSettings
+    project: Project
+    path_maps: dict[str, str]
+    source: ObjectSource
+    client: BridgeClient | None
+
+    def do(self, row: _Row, image: ProjectImage, on_progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        """Predict for one image and, on request, write it back."""
+        path = find_image(self.project, image, self.path_maps)
+        self._check_view(image)
+        before = fingerprint(image.data_path)
+        regions = self._regions(row, image)
+        if regions is None:
+            row.status = "skipped"
+            return
+        folder = self.settings.output / f"{image.id}-{UNSAFE.sub('_', image.name)[:80]}"
+        annotations = self._save_regions(folder, regions)
+        _check_size(path, image)
+        one = self.settings.of_image(
+            image=path,
+            output=folder,
+            annotations=annotations,
+            mpp=self._mpp(image),
+            view=image.view,
+            classes=(),  # the file holds the chosen regions alone
+            region_names=(),
+            region_ids=(),
+        )
+        record = predict.run(one, on_progress, cancelled)
+        row.run, row.cells, row.regions = folder.name, record["cells"], len(regions)
+        row.warnings += record["warnings"]
+        if row.cells > MANY_CELLS:
+            row.warnings.append(f"{row.cells:,} objects make QuPath's window slow; annotate smaller regions to browse")
+        if self.settings.write_back and self.client is not None:
+            stop_if(cancelled)
+            row.written = self._write_back(image, folder, before, on_progress)
+        row.status = "done"
+
+    def _check_view(self, image: ProjectImage) -> None:
+        """Refuse what QuPath shows and we do not read."""
+        if image.unsupported:
+            kind = image.unsupported
+            msg = f"expected an image as in its file, turned or cropped, found {image.name}: '{kind}'; add the original"
+            raise ImageError(msg)
+        if image.series > 0:
+            msg = f"expected the first image of a file, found series {image.series} in {image.name}; export it alone"
+            raise ImageError(msg)
+
+    def _regions(self, row: _Row, image: ProjectImage) -> tuple[Region, ...] | None:
+        """Return the chosen annotations, () where tissue is to be found, None where the image has none of those."""
+        row.read = self.source.route
+        found = area_regions(self.source.objects(image, kinds=("annotation",)))
+        flat = tuple(region for region in found if region.z == 0 and region.t == 0)
+        if len(flat) < len(found):
+            row.warnings.append(f"{len(found) - len(flat)} annotations on another z or t than the first were left out")
+        wanted = self.settings
+        if not (wanted.classes or wanted.region_names or wanted.region_ids):
+            return flat
+        try:
+            return tuple(select_regions(flat, classes=wanted.classes, names=wanted.region_names, ids=wanted.region_ids))
+        except AnnotationError as error:
+            row.warnings.append(str(error))
+            return None
+
+    def _save_regions(self, folder: Path, regions: tuple[Region, ...]) -> Path | None:
+        """Write the regions beside the run, so that it can be repeated without the project."""
+        if not regions:
+            return None
+        path = folder.with_name(f"{folder.name}.regions.geojson")
+        write_annotations(path, regions, force=True)
+        return path
+
+    def _mpp(self, image: ProjectImage) -> float | None:
+        """Return the pixel size: the user's, else QuPath's, else None for the file's own."""
+        if self.settings.mpp is not None or image.pixel_um is None:
+            return self.settings.mpp
+        require_square(*image.pixel_um, what=image.name)
+        return pixel_size(sum(image.pixel_um) / 2, None, what=image.name)
+
+    def _write_back(
+        self, image: ProjectImage, folder: Path, before: str | None, on_progress: ProgressCallback
+    ) -> dict[str, Any]:
+        if self.client is None:
+            msg = "expected QuPath's process, found none"
+            raise StimageError(msg)
+        written: dict[str, Any] = self.client.ask(
+            "write",
+            on_progress=lambda done, total: on_progress("write back", done, total, image.name),
+            project=str(self.project.path),
+            image=image.id,
+            run=str(folder.resolve()),
+            expected=before,
+            path_map=self.path_maps,
+        )
+        return written
+
+
+def _choose(project: Project, pattern: str) -> list[ProjectImage]:
+    images = [image for image in project.images if fnmatchcase(image.name, pattern)]
+    if not images:
+        listed = ", ".join(image.name for image in project.images[:5]) or "none"
+        msg = f"expected images that match '{pattern}' in {project.path}, found none; the project has {listed}"
+        raise UsageError(msg)
+    return images
+
+
+def _check_size(path: Path, image: ProjectImage) -> None:
+    """Refuse an image of another size than QuPath shows: every coordinate would be off."""
+    if image.width is None or image.height is None:
+        return
+    with open_view(path, image.view) as slide:
+        found = slide.width, slide.height
+    if found != (image.width, image.height):
+        how = "" if image.is_cropped_to_bounds else " (it was added with --no-crop)"
+        msg = (
+            f"expected {image.width} x {image.height} px as in QuPath, found {found[0]} x {found[1]} in {path.name}"
+            f"{how}; it is another image, or QuPath reads it in another way: add it to the project again"
+        )
+        raise ImageError(msg)
+
+
+def _claim(settings: ProjectSettings) -> None:
+    """Make the output folder, and refuse one that holds anything but an earlier project run to be replaced."""
+    output = settings.output
+    with output_errors(output):
+        there = output.exists() and (not output.is_dir() or any(output.iterdir()))
+        if there and not settings.force:
+            msg = f"expected no {output} yet, found one; choose another output or force its replacement (--force)"
+            raise OutputExistsError(msg)
+        if there and not _is_project_run(output):
+            msg = f"expected an earlier project run in {output} to replace, found something else; choose another output"
+            raise OutputExistsError(msg)
+        output.mkdir(parents=True, exist_ok=True)
+
+
+def _is_project_run(output: Path) -> bool:
+    try:
+        return bool(json.loads((output / names.RUN_JSON).read_text(encoding="utf-8")).get("kind") == KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_table(settings: ProjectSettings, project: Project, table: list[_Row]) -> dict[str, Any]:
+    """Write ``run.json`` and return what is in it."""
+    record = {
+        "kind": KIND,
+        "command": settings.flow,
+        "settings": settings.to_dict(),
+        "project": {"path": str(project.path), "qupath_version": project.qupath_version, "images": len(project.images)},
+        "images": [row.record() for row in table],
+        "cells": sum(row.cells or 0 for row in table),
+        "versions": versions(),
+        "output": str(settings.output),
+    }
+    path = settings.output / names.RUN_JSON
+    with output_errors(path):
+        partial = path.with_name(path.name + names.PARTIAL_SUFFIX)
+        partial.write_bytes(to_json(record))
+        partial.replace(path)
+    return record

@@ -1,0 +1,1 @@
+"""QuPath from outside: its projects, its files, and the scripts that run in it."""
