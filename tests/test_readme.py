@@ -44,6 +44,7 @@ def test_options_in_the_readme_exist(capsys):
     cli.run(["predict", "--help"])
     cli.run(["train", "--help"])
     cli.run(["evaluate", "--help"])
+    cli.run(["install-scripts", "--help"])
     helped = capsys.readouterr().out
     for option in set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README)) - {"--index-url"}:
         assert option in helped, option
@@ -54,4 +55,12 @@ def test_every_exit_code_is_explained():
         return {kind.exit_code}.union(*(codes(sub) for sub in kind.__subclasses__()))
 
     explained = {int(code) for code in re.findall(r"^\| (\d+) \| ", README, flags=re.MULTILINE)}
-    assert explained >= codes(errors.StimageError) - {errors.PartialFailureError.exit_code}
+    assert explained >= codes(errors.StimageError)
+
+
+def test_scripts_and_pictures_that_the_readme_names_are_there():
+    root = Path(__file__).parents[1]
+    scripts = {path.stem for path in (root / "groovy").glob("*.groovy")}
+    assert {"Predict selected annotations", "Predict for project", "Show gene", "STimage menu"} <= scripts
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (root / picture).is_file()
