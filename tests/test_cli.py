@@ -143,13 +143,13 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_a_killed_run_leaves_nothing(number, real_data, tmp_path):
     image = real_data / "her2st" / "images" / "C2.jpg"
     command = [sys.executable, "-u", "-m", "stimage_qupath", "predict", str(image), "--mpp", "0.69", "--output", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    for line in process.stderr:
-        if line.startswith("nuclei: ") and not line.startswith("nuclei: 0"):
-            break
-    assert list(tmp_path.glob("*.partial"))
-    process.send_signal(number)
-    start = time.monotonic()
-    assert process.wait(timeout=60) == 7
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        for line in process.stderr:
+            if line.startswith("nuclei: ") and not line.startswith("nuclei: 0"):
+                break
+        assert list(tmp_path.glob("*.partial"))
+        process.send_signal(number)
+        start = time.monotonic()
+        assert process.wait(timeout=60) == 7
     assert time.monotonic() - start < 30
     assert not list(tmp_path.iterdir())
