@@ -29,7 +29,10 @@ def add = { name, work -> gui.installCommand("Extensions>STimage>" + name, { wor
 add("Check setup") { b -> b.perform("Check setup") { b.checkSetup() } }
 add("Predict selected annotations...") { b -> b.askAndPredict(false) }
 add("Predict for project...") { b -> b.askAndPredict(true) }
+add("Import results...") { b -> b.perform("Import results") { b.importResults() } }
 add("Show gene...") { b -> b.perform("Show gene") { b.showGene() } }
+add("Explain a gene...") { b -> b.perform("Explain a gene") { b.explainGene() } }
+add("Validate against annotations") { b -> b.perform("Validate against annotations") { b.validateOpenImage() } }
 add("Export...") { b ->
     b.options.to = b.window().askFolder("Export predicted nuclei to")?.getPath() ?: ""
     if (b.options.to)

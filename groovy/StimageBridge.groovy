@@ -1,17 +1,15 @@
 /**
  * What all STimage scripts share: it hands annotations to the Python package and takes nuclei back.
  *
+ * Requests, the Python process, the nuclei and the window each have a class of their own in a file beside this one.
  * QuPath 0.4 to 0.7, with and without a window. Not a script to run: the scripts beside it load it.
  * Nothing but files crosses the border: request.json and regions-<id>.geojson go out, response.json and a run folder
  * for each image come back. Annotations are never changed; of the detections only those are replaced that this
  * package made itself (they carry the measurement "STimage: object version").
  */
 
+import com.google.gson.Gson
 import com.google.gson.GsonBuilder
-import com.google.gson.JsonArray
-import com.google.gson.JsonObject
-import com.google.gson.JsonParser
-import com.google.gson.JsonPrimitive
 import groovy.lang.GroovyClassLoader
 import groovy.lang.GroovyCodeSource
 import java.io.File
@@ -21,27 +19,19 @@ import java.text.SimpleDateFormat
 import java.util.Date
 import java.util.Locale
 import java.util.UUID
-import java.util.concurrent.TimeUnit
 import org.slf4j.LoggerFactory
 import qupath.lib.common.GeneralTools
 import qupath.lib.gui.QuPathGUI
 import qupath.lib.images.ImageData
-import qupath.lib.io.GsonTools
 import qupath.lib.io.PathIO
-import qupath.lib.objects.PathObject
-import qupath.lib.roi.interfaces.ROI
 import qupath.lib.scripting.QP
 
 class StimageBridge {
 
-    static final int API = 1
-    static final int MANY_OBJECTS = 200000
-    static final String OWN = "STimage: object version"
-    static final String RESEARCH_USE = "STimage: research use"
-    static final String RUN_FOLDER = "STimage: run folder"
     static final Map DEFAULTS = [model: "starter", genes: "", unit: "cells", stride_um: "", measurements: "short",
                                  device: "auto", batch_size: "", seed: "0", classes: "", replace: "own", runs: "",
-                                 status: "", to: "", gene: ""]
+                                 nuclei: "", cell_expansion_um: "", explain: "", status: "", to: "", from: "", gene: "",
+                                 rest: "", second: ""]
 
     final def log = LoggerFactory.getLogger("STimage")
     final def gson = new GsonBuilder().serializeNulls().disableHtmlEscaping().setPrettyPrinting().create()
@@ -50,7 +40,7 @@ class StimageBridge {
     final ImageData imageData
     final def project
     final def entry
-    private Class windowClass
+    private final Map parts = [:]
 
     /**
      * home: folder of the scripts; values: the settings at the top of a script; args: key=value words that win over them.
@@ -107,8 +97,9 @@ class StimageBridge {
     /** Starts the Python package and has it load its model: the whole way there and back, without an image. */
     Map checkSetup() {
         def job = newJob()
-        def events = run(job, ["--check"], "Checking the setup")
-        def done = response(job)
+        def python = worker()
+        def events = python.run(job, ["--check"], "Checking the setup")
+        def done = python.response(job)
         return [message: "the package " + done.versions["stimage-qupath"] + " answers; its log is in " + job,
                 versions: done.versions, events: events]
     }
@@ -117,7 +108,7 @@ class StimageBridge {
     Map predictOpenImage() {
         if (imageData == null)
             throw new IllegalStateException("expected an open image, found none; open one and draw an annotation")
-        def areas = areasOf(imageData, true)
+        def areas = request().areasOf(imageData, true)
         if (areas.isEmpty())
             throw new IllegalStateException("expected an annotation with an area, found none; draw or select one")
         return predict([[id: entry?.getID() ?: "image", data: imageData, areas: areas]])
@@ -131,7 +122,7 @@ class StimageBridge {
         for (one in project.getImageList()) {
             def open = one == entry
             def data = open ? imageData : one.readImageData()
-            def areas = areasOf(data, false)
+            def areas = request().areasOf(data, false)
             if (areas.isEmpty())
                 log.info("{}: no annotation, left out", one.getImageName())
             else
@@ -145,274 +136,86 @@ class StimageBridge {
     /** Each target: id, data (ImageData), areas (annotations), save (the entry to save to, or null). */
     private Map predict(List targets) {
         def job = newJob()
-        def images = targets.collect { describe(job, it) }
-        write(new File(job, "request.json"), gson.toJson(request(job, images)))
-        run(job, ["--request", "request.json"], "Predicting")
+        def asked = request()
+        def images = targets.collect { asked.describe(job, it) }
+        def body = asked.body(job, images, asked.existing(job, targets))
+        new File(job, "request.json").setText(gson.toJson(body), "UTF-8")
+        def python = worker()
+        python.run(job, ["--request", "request.json"], "Predicting")
         def answer = new File(job, "response.json").isFile() ? read(new File(job, "response.json")) : null
         def found = answer == null ? [] : answer.images.findAll { it.status == "done" }
         if (Thread.interrupted())
             throw new InterruptedException("cancelled; nothing was changed")
-        def totals = [added: 0, removed: 0, run: job.getPath(), images: []]
-        for (image in found) {
-            def target = targets.find { it.id == image.id }
-            def counts = attach(target.data, image)
+        def totals = bring(found.collect { image -> targets.find { it.id == image.id } + [run: image] })
+        python.response(job)
+        return totals + [run: job.getPath()]
+    }
+
+    /** Puts runs into images and saves those that are not open; each target: data, run, and save, the entry or null. */
+    private Map bring(List targets) {
+        def totals = [added: 0, removed: 0, updated: 0, images: []]
+        for (target in targets) {
+            def image = target.run
+            if (totals.images && Thread.interrupted())
+                throw new InterruptedException("cancelled; the nuclei of " + totals.images*.name.join(", ") + " are in")
+            def counts = nuclei().attach(target.data, image, options.replace == "own")
             if (target.save != null)
                 target.save.saveImageData(target.data)
-            totals.added += counts.added
-            totals.removed += counts.removed
+            ["added", "removed", "updated"].each { totals[it] += counts[it] }
             totals.images << [id: image.id, name: image.name] + counts
-            image.warnings.each { log.warn("{}: {}", image.name, it) }
         }
-        response(job)
-        def note = found.collect { it.research_use }.find { it }
-        return totals + [message: totals.added + " nuclei in " + found.size() + " image(s), " + totals.removed
-                                  + " earlier ones replaced. " + note]
+        def note = targets.collect { it.run.research_use }.find { it } ?: ""
+        def warnings = totals.images.collectMany { image -> image.warnings.collect { "\n" + image.name + ": " + it } }.join("")
+        def message = (totals.added + totals.updated) + " nuclei in " + targets.size() + " image(s), " + totals.removed + " earlier ones replaced. " + note
+        return totals + [message: message + warnings]
     }
 
-    // ---- out: the request ----
-
-    private List areasOf(ImageData data, boolean selection) {
-        def hierarchy = data.getHierarchy()
-        def isArea = { it.isAnnotation() && it.hasROI() && it.getROI().isArea() && !it.getROI().isEmpty() }
-        def areas = selection ? hierarchy.getSelectionModel().getSelectedObjects().findAll(isArea) : []
-        areas = areas ?: hierarchy.getAnnotationObjects().findAll(isArea)
-        def classes = words(options.classes)
-        return classes ? areas.findAll { classes.contains(it.getPathClass()?.toString()) } : areas as List
-    }
-
-    private Map describe(File job, Map target) {
-        def server = target.data.getServer()
-        def uris = server.getURIs()
-        if (uris.size() != 1)
-            throw new IllegalStateException("expected an image of one file, found " + uris.size() + "; save it as one file")
-        def planes = target.areas.collect { [it.getROI().getZ(), it.getROI().getT()] }.unique()
-        if (planes.size() != 1)
-            throw new IllegalStateException("expected annotations of one plane, found " + planes + "; select those of one")
-        def cal = server.getPixelCalibration()
-        def regions = new File(job, "regions-" + target.id + ".geojson")
-        write(regions, geojson(target.areas))
-        def name = project?.getEntry(target.data)?.getImageName() ?: server.getMetadata().getName()
-        return [id: target.id, name: name, uri: uris[0].toString(), server: server.getClass().getName(),
-                series: series(server), width: server.getWidth(), height: server.getHeight(),
-                pixel_um: cal.hasPixelSizeMicrons() ? [cal.getPixelWidthMicrons(), cal.getPixelHeightMicrons()]*.doubleValue() : null,
-                bounds: bounds(server), rotation: rotation(server), z: planes[0][0], t: planes[0][1], regions: regions.getPath()]
-    }
-
-    private Map request(File job, List images) {
-        return [api: API, run_id: job.getName(), output: job.getPath(), model: [id: options.model, sha256: null],
-                genes: words(options.genes), explain: [], unit: options.unit,
-                stride_um: options.stride_um ? options.stride_um.toString().toDouble() : null, segmenter: "classical",
-                nuclei: null, cell_expansion_um: 0, measurements: options.measurements, device: options.device,
-                batch_size: options.batch_size ? options.batch_size.toString().toInteger() : null,
-                seed: options.seed ? options.seed.toString().toInteger() : null, replace: options.replace, images: images]
-    }
-
-    /** Written here and not by PathIO, which writes colours with the digits of the user's language. */
-    private String geojson(Collection annotations) {
-        def features = new JsonArray()
-        for (annotation in annotations) {
-            def properties = new JsonObject()
-            properties.addProperty("objectType", "annotation")
-            if (annotation.getName() != null)
-                properties.addProperty("name", annotation.getName())
-            def pathClass = annotation.getPathClass()
-            if (pathClass != null && pathClass.toString()) {
-                int rgb = pathClass.getColor() ?: 0
-                def color = new JsonArray()
-                [rgb >> 16 & 255, rgb >> 8 & 255, rgb & 255].each { color.add(new JsonPrimitive(it)) }
-                def classification = new JsonObject()
-                classification.addProperty("name", pathClass.toString())
-                classification.add("color", color)
-                properties.add("classification", classification)
-            }
-            def feature = new JsonObject()
-            feature.addProperty("type", "Feature")
-            feature.addProperty("id", annotation.getID().toString())
-            feature.add("geometry", JsonParser.parseString(GsonTools.getInstance().toJson(annotation.getROI(), ROI.class)))
-            feature.add("properties", properties)
-            features.add(feature)
+    /** Imports what was predicted without a window: a run into the open image, or those of a project into its images. */
+    Map importResults() {
+        def folder = resultsFolder()
+        def record = read(new File(folder, "run.json"))
+        if (record.kind != "project") {
+            if (imageData == null)
+                throw new IllegalStateException("expected an open image for the run in " + folder + ", found none; open it")
+            return bring([[data: imageData, run: runOf(folder, record, entry?.getID(), entry?.getImageName() ?: "the open image")]])
         }
-        def collection = new JsonObject()
-        collection.addProperty("type", "FeatureCollection")
-        collection.add("features", features)
-        return gson.toJson(collection)
+        if (project == null)
+            throw new IllegalStateException("expected a project for the runs in " + folder + ", found none; open it")
+        def rows = record.images.findAll { it.status == "done" }
+        def entries = project.getImageList().collectEntries { [it.getID(), it] }
+        def strange = rows.findAll { entries[it.id]?.getImageName() != it.name }
+        if (rows.isEmpty() || strange)
+            throw new IllegalStateException("expected runs of images of this project in " + folder + ", found "
+                + (rows.isEmpty() ? "none" : strange*.name.join(", ")) + "; open the project they were made for")
+        return bring(rows.collect { row ->
+            def one = entries[row.id]
+            def open = one == entry
+            def run = new File(folder, row.run)
+            [data: open ? imageData : one.readImageData(), save: open ? null : one,
+             run: runOf(run, read(new File(run, "run.json")), row.id, row.name)]
+        })
     }
 
-    private static int series(server) {
-        def matcher = server.getPath() =~ /--series[,\s]+(\d+)/
-        return matcher.find() ? matcher.group(1).toInteger() : 0
+    /** options.from, else what the package noted in a project it made; in a window the user is asked. */
+    private File resultsFolder() {
+        def note = workFolder() == null ? null : new File(workFolder(), "results.json")
+        def named = options.from ?: (note?.isFile() ? read(note).output : null)
+        def folder = named == null ? null : new File(named)
+        if (folder != null && !folder.isAbsolute() && !options.from)
+            folder = new File(workFolder().getParentFile(), named)
+        if (folder == null && gui() != null)
+            folder = window().askFolder("Import a run, or the runs of a project")
+        if (folder == null)
+            throw new IllegalStateException("expected the folder of a run, found none; pass from=FOLDER")
+        if (!new File(folder, "run.json").isFile())
+            throw new IllegalStateException("expected run.json in " + folder + ", found none; choose the output of a prediction")
+        return folder.getCanonicalFile()
     }
 
-    private static int rotation(server) {
-        if (server.getClass().getSimpleName() != "RotatedImageServer")
-            return 0
-        def name = server.getRotation().toString()
-        return name.endsWith("NONE") ? 0 : (name =~ /(\d+)/)[0][1].toInteger()
-    }
-
-    /** The part of the file that OpenSlide shows, which the server keeps to itself. */
-    private static List bounds(server) {
-        if (server.getClass().getSimpleName() != "OpenslideImageServer")
-            return null
-        try {
-            def values = ["boundsX", "boundsY", "boundsWidth", "boundsHeight"].collect {
-                def field = server.getClass().getDeclaredField(it)
-                field.setAccessible(true)
-                field.get(server) as Integer
-            }
-            return values
-        } catch (ReflectiveOperationException | RuntimeException e) {
-            return null
-        }
-    }
-
-    // ---- the process ----
-
-    /** Runs the worker in the job folder and returns its lines; a cancel is an InterruptedException. */
-    private List run(File job, List words, String title) {
-        def events = Collections.synchronizedList([])
-        def window = gui() == null ? null : window().open(title)
-        def process = null
-        try {
-            process = start(job, words)
-            def reader = new Thread({ listen(process, events, window) } as Runnable, "STimage output")
-            reader.setDaemon(true)
-            reader.start()
-            while (!process.waitFor(200, TimeUnit.MILLISECONDS))
-                if (window?.cancelled)
-                    throw new InterruptedException("cancelled; nothing was changed")
-            reader.join(5000)
-            return events.findAll { it.event == "started" }
-        } catch (InterruptedException e) {
-            if (process != null)
-                cancel(job, process)
-            throw new InterruptedException("cancelled; nothing was changed")
-        } finally {
-            window?.close()
-        }
-    }
-
-    private Process start(File job, List words) {
-        def command = [interpreter(), "-u", "-X", "utf8", "-m", "stimage_qupath", "worker"] + words
-        def builder = new ProcessBuilder(command*.toString())
-        builder.directory(job)
-        builder.redirectError(new File(job, "worker.log"))
-        def env = builder.environment()
-        ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP"].each { env.remove(it) }
-        env.put("PYTHONNOUSERSITE", "1")
-        env.put("STIMAGE_PARENT_PID", String.valueOf(ProcessHandle.current().pid()))
-        def process = builder.start()
-        process.getOutputStream().close()
-        return process
-    }
-
-    private void listen(Process process, List events, window) {
-        long said = 0
-        process.getInputStream().eachLine("UTF-8") { line ->
-            if (!line.startsWith("@@STIMAGE "))
-                return
-            def event = gson.fromJson(line.substring(10), Map)
-            if (event.event != "progress")
-                events << event
-            window?.show(event)
-            long now = System.currentTimeMillis()
-            if (event.event == "progress" && now - said > 5000) {
-                said = now
-                log.info("{} {}", event.stage, event.total ? String.format(Locale.US, "%.0f of %.0f", event.done, event.total) : "")
-            }
-        }
-    }
-
-    /** Ask, wait two seconds, then end what the worker started and the worker itself. */
-    private void cancel(File job, Process process) {
-        new File(job, "cancel").createNewFile()
-        if (!process.waitFor(2, TimeUnit.SECONDS)) {
-            process.descendants().forEach { it.destroyForcibly() }
-            process.destroy()
-            if (!process.waitFor(500, TimeUnit.MILLISECONDS))
-                process.destroyForcibly()
-        }
-    }
-
-    /** Returns what the worker answered, if it is done; else an exception with its words and the end of its log. */
-    private Map response(File job) {
-        def file = new File(job, "response.json")
-        if (!file.isFile())
-            throw new IllegalStateException("expected an answer, found none: the Python process was killed or could not start\n" + tail(job))
-        def answer = read(file)
-        if (answer.status == "cancelled")
-            throw new InterruptedException(answer.error.message)
-        if (answer.status == "failed")
-            throw new IllegalStateException(answer.error.message + "\n" + answer.error.hint + "\n" + tail(job))
-        return answer
-    }
-
-    private static String tail(File job) {
-        def log = new File(job, "worker.log")
-        def lines = log.isFile() ? log.readLines("UTF-8") : []
-        return "Log: " + log + "\n" + lines.drop(Math.max(0, lines.size() - 15)).join("\n")
-    }
-
-    private String interpreter() {
-        def file = new File(home, "stimage-settings.json")
-        if (!file.isFile())
-            throw new IllegalStateException("expected " + file + ", found none; run: stimage-qupath install-scripts")
-        def path = read(file).interpreter
-        if (!new File(path).isFile())
-            throw new IllegalStateException("expected Python at " + path + ", found none; run again: stimage-qupath install-scripts")
-        return path
-    }
-
-    // ---- back: the nuclei ----
-
-    /** Reads and checks everything first; then replaces our earlier objects of the same parents, with one event. */
-    private Map attach(ImageData data, Map image) {
-        def cells = image.cells as int
-        if (cells > MANY_OBJECTS)
-            log.warn("{}: {} nuclei; above {} QuPath becomes slow: predict smaller annotations", image.name, cells, MANY_OBJECTS)
-        def objects = PathIO.readObjects(new File(image.folder.toString(), "cells.geojson.gz"))
-        checkOrder(objects, image)
-        def hierarchy = data.getHierarchy()
-        def root = hierarchy.getRootObject()
-        def byId = hierarchy.getAnnotationObjects().collectEntries { [it.getID().toString(), it] }
-        def parents = image.regions.collect { byId[it.id] ?: root }
-        def removed = 0
-        if (options.replace == "own")
-            for (parent in parents.unique(false)) {
-                def mine = parent.getChildObjects().findAll { isOwn(it) }
-                hierarchy.getSelectionModel().deselectObjects(mine)
-                parent.removeChildObjects(mine)
-                removed += mine.size()
-            }
-        image.regions.eachWithIndex { region, i ->
-            int first = region.first
-            parents[i].addChildObjects(objects.subList(first, first + (region.count as int)))
-        }
-        data.setProperty(RESEARCH_USE, image.research_use ?: "")
-        data.setProperty(RUN_FOLDER, image.folder)
-        hierarchy.fireHierarchyChangedEvent(this, root)
-        return [added: objects.size(), removed: removed]
-    }
-
-    private static void checkOrder(List objects, Map image) {
-        def counted = image.regions.sum { it.count as int } ?: 0
-        def wrong = image.regions.find { it.count > 0 && objects.size() > it.first && objects[it.first as int].getID().toString() != it.first_id }
-        if (objects.size() != (image.cells as int) || counted != objects.size() || wrong != null)
-            throw new IllegalStateException("expected " + image.cells + " nuclei in the order of the run, found "
-                + objects.size() + (wrong ? " and another first nucleus in region " + wrong.id : "") + "; predict again")
-    }
-
-    static boolean isOwn(PathObject object) { object.isDetection() && object.getMeasurementList().containsKey(OWN) }
-
-    static List ownObjects(ImageData data) { data.getHierarchy().getDetectionObjects().findAll { isOwn(it) } as List }
-
-    /** Genes that our detections of an image carry. */
-    static List genesOf(ImageData data) {
-        def own = ownObjects(data)
-        if (own.isEmpty())
-            return []
-        return own[0].getMeasurementList().getMeasurementNames().findAll { it.startsWith("STimage: ") && it.endsWith(": mean") }
-            .collect { it.substring(9, it.length() - 6) }
+    /** What run.json says, in the words of the worker's answer. */
+    private static Map runOf(File folder, Map record, id, name) {
+        return [id: id, name: name, folder: folder.getPath(), cells: record.cells, regions: record.regions,
+                research_use: record.research_use, warnings: record.warnings]
     }
 
     /** Colours our nuclei by options.gene, or by the gene the user picks. */
@@ -421,7 +224,7 @@ class StimageBridge {
             throw new IllegalStateException("expected QuPath's window, found none; Show gene only colours what is seen")
         if (imageData == null)
             throw new IllegalStateException("expected an open image, found none; open one")
-        def genes = genesOf(imageData)
+        def genes = nuclei().genesOf(imageData)
         if (genes.isEmpty())
             throw new IllegalStateException("expected predicted nuclei in this image, found none; predict first")
         def gene = options.gene ?: window().askGene(genes)
@@ -429,9 +232,24 @@ class StimageBridge {
             throw new InterruptedException("no gene was chosen")
         if (!genes.contains(gene))
             throw new IllegalArgumentException("expected a gene out of " + genes.join(", ") + ", found " + gene)
-        def note = imageData.getProperty(RESEARCH_USE) ?: "Research use only. Predicted from H&E context. Not a diagnostic test."
-        window().color(ownObjects(imageData), "STimage: " + gene + ": mean", note.toString())
+        def note = imageData.getProperty(nuclei().RESEARCH_USE) ?: "Research use only. Predicted from H&E context. Not a diagnostic test."
+        window().color(nuclei().ownObjects(imageData), "STimage: " + gene + ": mean", note.toString())
         return [message: "nuclei are coloured by " + gene + ". " + note, quiet: true]
+    }
+
+    /** Predicts again, with one gene explained, and colours the nuclei by how much each drove its prediction. */
+    Map explainGene() {
+        if (imageData == null)
+            throw new IllegalStateException("expected an open image, found none; open one and draw an annotation")
+        def gene = options.gene ?: (gui() == null ? null : window().askGene(nuclei().genesOf(imageData)))
+        if (!gene)
+            throw new IllegalStateException("expected a gene to explain, found none; predict first, or write it at the top of the script")
+        options.explain = gene
+        def done = predictOpenImage()
+        def note = "Faithful to the model, not evidence of biology. " + (imageData.getProperty(nuclei().RESEARCH_USE) ?: "")
+        if (gui() != null)
+            window().color(nuclei().ownObjects(imageData), "STimage: " + gene + ": attribution", note)
+        return done + [message: done.message + " Nuclei carry how much each drove " + gene + ". " + note]
     }
 
     /** Predicts with what the user answers; null settings mean that the user changed his mind. */
@@ -449,7 +267,7 @@ class StimageBridge {
     Map exportOpenImage() {
         if (imageData == null)
             throw new IllegalStateException("expected an open image, found none; open one")
-        def own = ownObjects(imageData)
+        def own = nuclei().ownObjects(imageData)
         if (own.isEmpty())
             throw new IllegalStateException("expected predicted nuclei in this image, found none; predict first")
         if (!options.to)
@@ -458,8 +276,8 @@ class StimageBridge {
         def folder = new File(options.to.toString(), name)
         folder.mkdirs()
         PathIO.exportObjectsAsGeoJSON(new File(folder, "nuclei.geojson"), own, PathIO.GeoJsonExportOptions.FEATURE_COLLECTION)
-        writeTable(new File(folder, "nuclei.csv"), own)
-        def run = imageData.getProperty(RUN_FOLDER)
+        nuclei().writeTable(new File(folder, "nuclei.csv"), own)
+        def run = imageData.getProperty(nuclei().RUN_FOLDER)
         ["cells.h5ad", "cells.parquet", "run.json"].each {
             def source = run == null ? null : new File(run.toString(), it)
             if (source?.isFile())
@@ -468,19 +286,22 @@ class StimageBridge {
         return [message: own.size() + " nuclei written to " + folder, folder: folder.getPath()]
     }
 
-    /** Numbers as JSON and Python write them, whatever the language. */
-    private static void writeTable(File file, List own) {
-        def columns = own[0].getMeasurementList().getMeasurementNames()
-        def quoted = { '"' + it.toString().replace('"', '""') + '"' }
-        file.withWriter("UTF-8") { out ->
-            out.write((["cell_id", "region_id", "x_px", "y_px"] + columns).collect(quoted).join(",") + "\n")
-            for (object in own) {
-                def values = columns.collect { object.getMeasurementList().get(it) }
-                def roi = object.getROI()
-                def row = [object.getID(), object.getParent()?.getID() ?: "", roi.getCentroidX(), roi.getCentroidY()] + values
-                out.write(row.join(",") + "\n")
-            }
-        }
+    /** Holds the last run of the open image, or options.from, against its annotations with a class. */
+    Map validateOpenImage() {
+        if (imageData == null)
+            throw new IllegalStateException("expected an open image, found none; open one")
+        def validation = part("StimageValidation").getConstructor(Map, Gson).newInstance(options, gson)
+        def annotations = validation.annotationsOf(imageData)
+        if (annotations.isEmpty())
+            throw new IllegalStateException("expected annotations with a class, found none; draw some and set their class")
+        def run = validation.runOf(imageData, nuclei().RUN_FOLDER)
+        def job = newJob()
+        def file = new File(job, "annotations.geojson")
+        request().writeObjects(file, annotations)
+        validation.settings(job, run, file)
+        def python = worker()
+        python.run(job, ["--validate", "validate.json"], "Validating")
+        return validation.finish(python.response(job), gui() != null)
     }
 
     // ---- files ----
@@ -510,17 +331,22 @@ class StimageBridge {
         Files.write(file.toPath(), line.getBytes("UTF-8"), StandardOpenOption.CREATE, StandardOpenOption.APPEND)
     }
 
-    private static List words(text) { text.toString().split(",")*.trim().findAll { it } }
-
-    private void write(File file, String text) { file.setText(text, "UTF-8") }
-
     private Map read(File file) { gson.fromJson(file.getText("UTF-8"), Map) }
 
+    private def request() { part("StimageRequest").getConstructor(Map, Object, Gson).newInstance(options, project, gson) }
+
+    private def worker() { part("StimageWorker").getConstructor(File, Class).newInstance(home, gui() == null ? null : window()) }
+
+    private Class nuclei() { part("StimageNuclei") }
+
     /** What needs a display is in a class of its own, which is loaded only where there is one. */
-    def window() {
-        if (windowClass == null)
-            windowClass = new GroovyClassLoader(getClass().getClassLoader())
-                .parseClass(new GroovyCodeSource(new File(home, "StimageWindow.groovy"), "UTF-8"))
-        return windowClass
+    Class window() { part("StimageWindow") }
+
+    /** The class in a file beside this one. */
+    private Class part(String name) {
+        if (!parts.containsKey(name))
+            parts[name] = new GroovyClassLoader(getClass().getClassLoader())
+                .parseClass(new GroovyCodeSource(new File(home, name + ".groovy"), "UTF-8"))
+        return parts[name]
     }
 }

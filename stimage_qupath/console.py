@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -106,6 +106,13 @@ def _eta(done: int, total: int, seconds: float) -> str:
 def say(text: str = "") -> None:
     """Print a line of the result."""
     print(text, flush=True)  # noqa: T201
+
+
+def say_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of the same length in columns as wide as their longest word; the first row names them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
 
 
 def say_error(text: str) -> None:

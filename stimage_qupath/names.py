@@ -9,6 +9,9 @@ OBJECT_VERSION: Final = f"{PREFIX}object version"
 OBJECT_VERSION_VALUE: Final = 1.0
 OOD_SCORE: Final = f"{PREFIX}OOD score"
 OUTSIDE_TRAINING: Final = f"{PREFIX}outside training"
+TISSUE_FRACTION: Final = f"{PREFIX}tissue fraction"
+PEN: Final = f"{PREFIX}pen"
+BLUR: Final = f"{PREFIX}blur"
 
 RESEARCH_USE: Final = (
     "Research use only. Predicted from H&E context; neighbouring nuclei share input. "
@@ -25,10 +28,13 @@ PARTIAL_SUFFIX: Final = ".partial"
 
 # Evaluation folder.
 EVALUATION_JSON: Final = "evaluation.json"
+EVALUATION_HTML: Final = "evaluation.html"
+GENES_CSV: Final = "genes.csv"
 
 # Model folder.
 MODEL_JSON: Final = "model.json"
 HEADS_SAFETENSORS: Final = "heads.safetensors"
+ENCODER_SAFETENSORS: Final = "encoder.safetensors"
 
 # Shape and stain of a nucleus, as QuPath itself names them.
 AREA: Final = "Nucleus: Area µm^2"
@@ -41,6 +47,13 @@ HEMATOXYLIN_MEAN: Final = "Nucleus: Hematoxylin OD mean"
 EOSIN_MEAN: Final = "Nucleus: Eosin OD mean"
 DETECTION_PROBABILITY: Final = "Detection probability"
 
+# The same of a whole cell, where there is one.
+CELL_SHAPES: Final[dict[str, str]] = {
+    name: name.replace("Nucleus: ", "Cell: ")
+    for name in (AREA, LENGTH, CIRCULARITY, SOLIDITY, MAX_DIAMETER, MIN_DIAMETER)
+}
+AREA_RATIO: Final = "Nucleus/Cell area ratio"
+
 # Columns of the tables (Parquet, ``obs``) for the measurements above.
 TABLE_COLUMN: Final[dict[str, str]] = {
     AREA: "nucleus_area_um2",
@@ -51,9 +64,19 @@ TABLE_COLUMN: Final[dict[str, str]] = {
     MIN_DIAMETER: "nucleus_min_diameter_um",
     HEMATOXYLIN_MEAN: "nucleus_hematoxylin_od_mean",
     EOSIN_MEAN: "nucleus_eosin_od_mean",
+    CELL_SHAPES[AREA]: "cell_area_um2",
+    CELL_SHAPES[LENGTH]: "cell_length_um",
+    CELL_SHAPES[CIRCULARITY]: "cell_circularity",
+    CELL_SHAPES[SOLIDITY]: "cell_solidity",
+    CELL_SHAPES[MAX_DIAMETER]: "cell_max_diameter_um",
+    CELL_SHAPES[MIN_DIAMETER]: "cell_min_diameter_um",
+    AREA_RATIO: "nucleus_cell_area_ratio",
     DETECTION_PROBABILITY: "detection_probability",
     OOD_SCORE: "ood_score",
     OUTSIDE_TRAINING: "outside_training",
+    TISSUE_FRACTION: "tissue_fraction",
+    PEN: "pen",
+    BLUR: "blur",
 }
 
 
@@ -78,3 +101,19 @@ def gene_column(gene: str, quantity: str) -> str:
 def research_use(patients: int) -> str:
     """Return the sentence that every output shows, for a model trained on ``patients`` patients."""
     return RESEARCH_USE.format(patients=patients, patient_word="patient" if patients == 1 else "patients")
+
+
+# Attribution, in a run folder.
+ATTRIBUTION_JSON: Final = "attribution.json"
+ATTRIBUTION_PNG: Final = "attribution_{what}.png"
+ATTRIBUTION_BACKGROUND: Final = "attribution_background.parquet"
+EXPLAINING_SUFFIX: Final = ".explaining"
+"""Beside a run folder while it is explained: finished blocks, so that an interrupted explanation can go on."""
+FAITHFUL_TO_MODEL: Final = "Faithful to the model, not evidence of biology."
+"""Stands wherever an attribution is shown."""
+
+# Validation folder.
+VALIDATION_JSON: Final = "validation.json"
+VALIDATION_HTML: Final = "validation.html"
+AGREEMENT: Final = "Agreement with the annotations given; labels from expression clusters are not pathology."
+"""Stands wherever predictions are held against annotations."""

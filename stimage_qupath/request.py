@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from stimage_qupath.config import Measurements, Settings, Unit
+from stimage_qupath.config import MOST_EXPANSION_UM, Measurements, Settings, Unit
 from stimage_qupath.errors import UsageError
 
 API: Final = 1
@@ -68,6 +68,8 @@ class ImageRequest(Settings):
         Part of the file that QuPath shows (x, y, width, height), or None.
     rotation
         Degrees clockwise by which QuPath shows the file turned.
+    crop
+        Part of the turned image that QuPath shows (x, y, width, height), or None.
     z, t
         Plane.
     regions
@@ -84,6 +86,7 @@ class ImageRequest(Settings):
     pixel_um: tuple[float, ...] | None = None
     bounds: tuple[int, ...] | None = None
     rotation: int = 0
+    crop: tuple[int, ...] | None = None
     z: int = 0
     t: int = 0
     regions: Path | None = None
@@ -102,9 +105,11 @@ class ImageRequest(Settings):
         if self.pixel_um is not None and not (len(self.pixel_um) == 2 and all(map(_is_size, self.pixel_um))):
             msg = f"expected pixel_um as two positive numbers, found {list(self.pixel_um)}"
             raise UsageError(msg)
-        if self.bounds is not None and not (len(self.bounds) == 4 and all(isinstance(v, int) for v in self.bounds)):
-            msg = f"expected bounds as four whole numbers, found {list(self.bounds)}"
-            raise UsageError(msg)
+        for name in ("bounds", "crop"):
+            box = getattr(self, name)
+            if box is not None and not (len(box) == 4 and all(isinstance(v, int) for v in box)):
+                msg = f"expected {name} as four whole numbers, found {list(box)}"
+                raise UsageError(msg)
 
     @property
     def path(self) -> Path:
@@ -125,8 +130,12 @@ class ImageRequest(Settings):
 
     @property
     def view(self) -> tuple[str, ...]:
-        """What QuPath does to the file, in the words of a prediction's settings; readers apply bounds by themselves."""
-        return (f"rotate {self.rotation}",) if self.rotation else ()
+        """What QuPath reads and how it shows it, in the words of a prediction's settings; bounds are seen to."""
+        series = (f"series {self.series}",) if self.series else ()
+        plane = (f"plane {self.z},{self.t}",) if self.z or self.t else ()
+        turned = (f"rotate {self.rotation}",) if self.rotation else ()
+        cropped = (f"crop {','.join(map(str, self.crop))}",) if self.crop else ()
+        return (*series, *plane, *turned, *cropped)
 
     @property
     def folder_name(self) -> str:
@@ -151,11 +160,11 @@ class Request(Settings):
     images
         At least one.
     explain
-        Genes to attribute; empty in this version.
+        Genes whose prediction is explained nucleus by nucleus.
     nuclei
-        Nuclei that are there already; None in this version.
+        File of nuclei that are there already, of the one image; None outlines them.
     cell_expansion_um
-        0 in this version: nuclei only.
+        How far a cell reaches beyond its nucleus; 0: nuclei only.
     replace
         ``own``: QuPath removes our earlier objects of the same parents first; ``none``: it does not.
     """
@@ -211,23 +220,16 @@ class Request(Settings):
         if not self.images or not all(isinstance(image, ImageRequest) for image in self.images):
             msg = "expected at least one image in the request, found none"
             raise UsageError(msg)
+        if self.nuclei is not None and len(self.images) > 1:
+            msg = f"expected one image with a file of nuclei, found {len(self.images)}; ask for each image by itself"
+            raise UsageError(msg)
+        if not 0 <= self.cell_expansion_um <= MOST_EXPANSION_UM:
+            msg = f"expected cell_expansion_um from 0 to {MOST_EXPANSION_UM:g}, found {self.cell_expansion_um:g}"
+            raise UsageError(msg)
         ids = [image.id.casefold() for image in self.images]
         doubled = sorted({i for i in ids if ids.count(i) > 1})
         if doubled:
             msg = f"expected each image id once, found {', '.join(doubled)} more than once"
-            raise UsageError(msg)
-        self._check_supported()
-
-    def _check_supported(self) -> None:
-        """Refuse what the protocol has room for and this version cannot do."""
-        if self.nuclei is not None:
-            msg = "expected no file of nuclei, found one; this version outlines the nuclei itself: leave nuclei null"
-            raise UsageError(msg)
-        if self.cell_expansion_um != 0:
-            msg = f"expected cell_expansion_um 0 (nuclei only in this version), found {self.cell_expansion_um:g}"
-            raise UsageError(msg)
-        if self.explain:
-            msg = f"expected no gene to explain in this version, found {', '.join(self.explain)}; leave explain empty"
             raise UsageError(msg)
 
 

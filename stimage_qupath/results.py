@@ -95,7 +95,8 @@ class Cells:
     classifications
         (cell,) class names or None each, or None when no nucleus has one.
     boundaries
-        (cell,) shapely Polygons of the whole cells, or None when there are only nuclei.
+        (cell,) shapely Polygons of the whole cells, None for one of which only the nucleus is known; None when there
+        are only nuclei.
     """
 
     ids: NDArray[np.object_]
@@ -184,6 +185,9 @@ class Prediction:
         (place,) float32, distance in encoder space over the 99th percentile of training.
     p05, p95
         (place, gene) float32 quantiles of the mixture, or None when not asked for.
+    high
+        (place, gene) float32 probability that the rate is above the median of training, or None when not asked for;
+        NaN for genes that were detected in too few training spots.
     """
 
     mean: NDArray[np.float32]
@@ -192,10 +196,11 @@ class Prediction:
     ood_score: NDArray[np.float32]
     p05: NDArray[np.float32] | None = None
     p95: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays of different shape."""
-        for name in ("aleatoric", "epistemic", "p05", "p95"):
+        for name in ("aleatoric", "epistemic", "p05", "p95", "high"):
             values = getattr(self, name)
             if values is not None and values.shape != self.mean.shape:
                 msg = f"expected {name} of shape {self.mean.shape}, found {values.shape}"

@@ -93,9 +93,8 @@ def test_schema_and_classes_have_the_same_keys():
         (["genes"], "ERBB2", r"expected a value of type tuple"),
         (["unit"], "spots", r"expected unit out of cells, grid, found 'spots'"),
         (["replace"], "all", r"expected replace out of own, none"),
-        (["nuclei"], "n.geojson", r"leave nuclei null"),
-        (["cell_expansion_um"], 5, r"expected cell_expansion_um 0"),
-        (["explain"], ["ERBB2"], r"leave explain empty"),
+        (["cell_expansion_um"], 51, r"expected cell_expansion_um from 0 to 50, found 51"),
+        (["explain"], [1], r"expected explain as a list of gene symbols, found \[1\]"),
         (["images"], [], r"at least one image"),
         (["images"], [5], r"images\[0\]: expected an object, found int"),
         (["images", 0, "id"], "../up", r"images\[0\]: expected an image id"),
@@ -108,6 +107,7 @@ def test_schema_and_classes_have_the_same_keys():
         (["images", 0, "pixel_um"], [0.5], r"expected pixel_um as two positive numbers"),
         (["images", 0, "pixel_um"], [0.5, -0.5], r"expected pixel_um as two positive numbers"),
         (["images", 0, "bounds"], [0, 0, 10], r"expected bounds as four whole numbers"),
+        (["images", 0, "crop"], [0, 0, 10, 1.5], r"expected crop as four whole numbers"),
         (["images", 0, "zoom"], 1, r"images\[0\]: .* found zoom"),
     ],
 )
@@ -167,3 +167,9 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes(b"\xe9")
     with pytest.raises(UsageError, match=r"expected a request in UTF-8"):
         read_request(tmp_path / "latin.json")
+
+
+def test_a_view_is_what_qupath_does_in_its_order():
+    image = ImageRequest(**IMAGE, series=2, z=1, t=3, rotation=90, crop=(1, 2, 3, 4))
+    assert image.view == ("series 2", "plane 1,3", "rotate 90", "crop 1,2,3,4")
+    assert ImageRequest(**IMAGE).view == ()

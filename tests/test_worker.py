@@ -17,20 +17,30 @@ import pytest
 
 from stimage_qupath import names
 from stimage_qupath.export.run_folder import read_run
-from stimage_qupath.worker import CANCEL_FILE, PREFIX, RESPONSE_FILE
+from stimage_qupath.worker.channel import PREFIX
+from stimage_qupath.worker.job import RESPONSE_FILE
+from stimage_qupath.worker.watch import CANCEL_FILE
 
 ODD = 'odd name, "é" α 100% & more'.replace('"', "" if sys.platform == "win32" else '"')
 SQUARE = [[60, 60], [500, 60], [500, 500], [60, 500], [60, 60]]
-STUCK_LOADING = "import time, stimage_qupath.pipeline.predict as p; p.load_model = lambda name: time.sleep(60)"
+STUCK_LOADING = "import time, stimage_qupath.models.checkpoint as c; c.load_model = lambda name: time.sleep(60)"
+STUCK_TISSUE = """
+import sys, time, stimage_qupath.pipeline.inputs as i
+def stuck(*a, **k):
+    print("STUCK", file=sys.stderr, flush=True)
+    time.sleep(60)
+i.find_tissue = stuck
+"""
 SLOW_NUCLEI = """
-import time, stimage_qupath.pipeline.predict as p
+import time, stimage_qupath.pipeline.nuclei as n
+from stimage_qupath.results import stop_if
 def slow(*a, on_progress, cancelled, **k):
     for i in range(200):
         on_progress("nuclei", i, 200, "")
-        p.stop_if(cancelled)
+        stop_if(cancelled)
         time.sleep(0.2)
     yield from ()
-p.segment_regions = slow
+n.segment_regions = slow
 """
 STUCK_ENCODING = """
 import sys, time, stimage_qupath.pipeline.predict as p
@@ -158,7 +168,7 @@ def job(tissue_slide, tmp_path):
     def make(**changes):
         folder = tmp_path / "job"
         folder.mkdir()
-        return write_request(folder, [image(tissue_slide, annotations(folder / "regions.geojson"), **changes)])
+        return write_request(folder, [image(tissue_slide, annotations(folder / "regions.geojson")) | changes])
 
     return make
 
@@ -260,7 +270,8 @@ def test_a_broken_request_fails_at_once(tmp_path, text, message):
     ("changes", "code", "message"),
     [
         ({"width": 1109}, 2, "expected tissue.tif of 1109 x 1483 px as QuPath shows it, found 1110 x 1483 px"),
-        ({"series": 1}, 2, "expected the first plane and series, found z 0, t 0, series 1"),
+        ({"series": 1}, 4, "expected series 1, z 0, t 0 in tissue.tif, found no OME metadata"),
+        ({"z": 2}, 4, "expected series 0, z 2, t 0 in tissue.tif, found 2 pages"),
         ({"pixel_um": [0.5, 0.6]}, 5, "expected square pixels, found 0.5 x 0.6 um"),
         ({"uri": "file:///nowhere/none.svs"}, 2, "expected an image file, found nothing"),
         ({"uri": "https://server/1"}, 2, "expected an image on a disk"),
@@ -317,15 +328,16 @@ def test_a_model_that_is_another_one_is_refused(tissue_slide, tmp_path):
     ("stage", "patch"),
     [
         ("loading the package", ""),
-        ("opening the image", STUCK_LOADING),
+        ("loading the model", STUCK_LOADING),
+        ("stuck", STUCK_TISSUE),
         ("nuclei", SLOW_NUCLEI),
         ("stuck", STUCK_ENCODING),
         ("stuck", STUCK_WRITING),
     ],
-    ids=["import", "load", "nuclei", "encode", "write"],
+    ids=["import", "load", "tissue", "nuclei", "encode", "write"],
 )
 def test_a_cancel_ends_every_stage(job, stage, patch):
-    worker = Worker(job(), patch=patch)
+    worker = Worker(job(regions=None) if patch == STUCK_TISSUE else job(), patch=patch)
     if stage == "stuck":
         worker.wait_until_stuck()
     else:
@@ -346,13 +358,13 @@ def test_a_cancel_ends_every_stage(job, stage, patch):
 @pytest.mark.slow
 def test_a_long_stage_is_heard_of_every_five_seconds(job):
     worker = Worker(job(), patch=STUCK_LOADING)
-    worker.wait_for("opening the image")
+    worker.wait_for("loading the model")
     time.sleep(6)
     (worker.folder / CANCEL_FILE).touch()
     worker.wait(30)
     times = [at for at, _ in worker.lines]
     assert max(after - before for before, after in itertools.pairwise(times)) < 5
-    assert sum("opening the image" in line for _, line in worker.lines) >= 3
+    assert sum("loading the model" in line for _, line in worker.lines) >= 3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no polite signals there")
@@ -409,7 +421,7 @@ def test_an_orphan_stops_although_nobody_reads_its_lines(job):
 
 def test_prints_of_libraries_stay_out_of_the_protocol(job):
     patch = (
-        "import stimage_qupath.worker as w, os\n"
+        "import stimage_qupath.worker.predicting as w, os\n"
         "original = w.read_request\n"
         "def noisy(path):\n    print('python'); os.write(1, b'from C\\n')\n    return original(path)\n"
         "w.read_request = noisy"

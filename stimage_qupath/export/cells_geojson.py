@@ -29,9 +29,9 @@ class GeojsonSink:
         self._gzip = gzip_stream(self._file)
         self._features = CellFeatureWriter(self._gzip, color_of_class=color_of_class)
 
-    def append(self, cells: Cells, columns: Columns) -> None:
-        """Write ``cells`` with ``columns`` as their measurements."""
-        self._features.append(cells, columns)
+    def append(self, cells: Cells, columns: Columns, *, plane: tuple[int, int] = (0, 0)) -> None:
+        """Write ``cells`` of ``plane`` (z, t) with ``columns`` as their measurements."""
+        self._features.append(cells, columns, plane=plane)
         self._file.check()
 
     def close(self) -> None:

@@ -159,10 +159,13 @@ class RunWriter:
         Raises
         ------
         ValueError
-            A region with this id was started before.
+            A region with this id was started before, or one of another plane.
         """
         if any(span.region.id == region.id for span in self._spans):
             msg = f"expected each region once, found {region.id} again"
+            raise ValueError(msg)
+        if any((span.region.z, span.region.t) != (region.z, region.t) for span in self._spans):
+            msg = f"expected regions of one plane in a run, found {region.id} on z {region.z}, t {region.t}"
             raise ValueError(msg)
         done = sum(span.count for span in self._spans)
         self._spans.append(RegionSpan(region=region, first=done, count=0))
@@ -248,10 +251,11 @@ class RunWriter:
         span = self._spans[-1]
         with output_errors(self._folder.output):
             sinks = self._sinks = self._sinks or self._open(block)
-            sinks.geojson.append(block.cells, block.measurements)
+            sinks.geojson.append(block.cells, block.measurements, plane=(span.region.z, span.region.t))
             sinks.parquet.append(block.cells, span.region.id, block.table)
             sinks.h5ad.append(block.cells, span.region.id, block.obs, block.prediction)
-        self._spans[-1] = replace(span, count=span.count + len(block.cells))
+        first_id = span.first_id or (str(block.cells.ids[0]) if len(block.cells) else None)
+        self._spans[-1] = replace(span, count=span.count + len(block.cells), first_id=first_id)
 
     def _open(self, block: _Block) -> _Sinks:
         """Open the three files with the columns of ``block``."""

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CELL_FILES: Final = (names.CELLS_GEOJSON, names.CELLS_H5AD, names.CELLS_PARQUET)
-OWN_FILES: Final = (*CELL_FILES, names.RUN_JSON, OWNER_FILE, "report.html", names.OVERVIEW_PNG.format(gene="*"))
+OWN_FILES: Final = (
+    *CELL_FILES,
+    names.RUN_JSON,
+    OWNER_FILE,
+    "report.html",
+    names.OVERVIEW_PNG.format(gene="*"),
+    names.ATTRIBUTION_JSON,
+    names.ATTRIBUTION_PNG.format(what="*"),
+    names.ATTRIBUTION_BACKGROUND,
+)
 """What a run folder may hold and still be replaced."""
 DESKTOP_FILES: Final = (".DS_Store", "._*", "Thumbs.db", "desktop.ini")
 """File managers leave them everywhere; nobody misses them."""

@@ -29,11 +29,14 @@ class RegionSpan:
         The analysed area.
     first, count
         Place of its nuclei in ``cells.geojson.gz``, ``cells.h5ad`` and ``cells.parquet`` alike.
+    first_id
+        Id of the nucleus at ``first``, by which an importer knows that record and file belong together; None without.
     """
 
     region: Region
     first: int
     count: int
+    first_id: str | None = None
 
     @property
     def rows(self) -> slice:
@@ -87,7 +90,7 @@ def region_record(span: RegionSpan, *, with_geometry: bool) -> dict[str, object]
     """Return a region as JSON can hold it, its geometry (full precision) last."""
     region = span.region
     record: dict[str, object] = {"id": region.id, "name": region.name, "classification": region.classification}
-    record |= {"first": span.first, "count": span.count}
+    record |= {"first": span.first, "count": span.count, "first_id": span.first_id}
     if with_geometry:
         record |= {"color": region.color, "is_locked": region.is_locked, "source": region.source}
         record |= {"z": region.z, "t": region.t, "geometry": mapping(region.geometry)}
@@ -117,4 +120,4 @@ def _span(entry: Mapping[str, Any]) -> RegionSpan:
     keys = ("id", "name", "classification", "is_locked", "source", "z", "t")
     color = None if entry["color"] is None else tuple(entry["color"])
     region = Region(geometry=shape(entry["geometry"]), color=color, **{key: entry[key] for key in keys})
-    return RegionSpan(region=region, first=entry["first"], count=entry["count"])
+    return RegionSpan(region=region, first=entry["first"], count=entry["count"], first_id=entry.get("first_id"))

@@ -113,15 +113,22 @@ def _walk(document: object) -> Iterator[object]:
         if item is stack:
             stack.pop()
         elif isinstance(item, list):
-            stack.append(iter(item))
+            stack.append(_used_up(item))
         elif isinstance(item, dict) and isinstance(item.get("features"), list):
-            stack.append(iter(item["features"]))
+            stack.append(_used_up(item["features"]))
         elif isinstance(item, dict) and is_geometry(item):
             yield {"type": "Feature", "geometry": item}
         else:
             yield item
             children = (item.get("childObjects") or item.get("children")) if isinstance(item, dict) else None
             stack.append(iter(children if isinstance(children, list) else []))
+
+
+def _used_up(items: list[object]) -> Iterator[object]:
+    """Yield the items and let go of each, so that features take the place of their JSON and do not stand beside it."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def _feature(index: int, raw: object) -> Feature:
@@ -216,6 +223,8 @@ def _classification(value: object) -> tuple[str | None, Color | None]:
 
 def _measurements(value: object) -> dict[str, float]:
     """Return name to value from an object or, before 0.4, a list of ``{name, value}``."""
+    if isinstance(value, dict) and all(type(number) is float for number in value.values()):
+        return value  # as nearly all are
     if isinstance(value, list):
         entries = [_mapping(entry, "a measurement as {name, value}") for entry in value]
         pairs = [(entry.get("name"), entry.get("value")) for entry in entries]

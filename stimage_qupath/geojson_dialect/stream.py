@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import orjson
+import shapely
 from numpy.typing import NDArray
 
 from stimage_qupath.geojson_dialect.color import Color, default_color
@@ -47,8 +48,10 @@ class CellFeatureWriter:
         self.count = 0
         stream.write(HEAD)
 
-    def append(self, cells: Cells, measurements: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write ``cells``: a ``detection`` each, or a ``cell`` with its nucleus where ``cells`` has boundaries.
+    def append(
+        self, cells: Cells, measurements: Mapping[str, NDArray[np.float32]], *, plane: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Write ``cells``: a ``detection`` each, or a ``cell`` with its nucleus where one has a boundary.
 
         Parameters
         ----------
@@ -56,23 +59,30 @@ class CellFeatureWriter:
             Nuclei with finite coordinates; ``cells.measurements`` is not looked at.
         measurements
             Name to (cell,) float32, in the order QuPath shall show.
+        plane
+            Their z and t.
         """
         for start in range(0, len(cells), BLOCK_CELLS):
             stop = min(start + BLOCK_CELLS, len(cells))
             part = {name: values[start:stop] for name, values in measurements.items()}
-            self._append_block(cells.take(np.arange(start, stop)), part)
+            self._append_block(cells.take(np.arange(start, stop)), part, plane)
 
     def close(self) -> None:
         """End the collection."""
         self._stream.write(TAIL)
 
-    def _append_block(self, cells: Cells, measurements: Mapping[str, NDArray[np.float32]]) -> None:
-        outlines = _polygons(cells.polygons, cells.centroids_px)
+    def _append_block(
+        self, cells: Cells, measurements: Mapping[str, NDArray[np.float32]], plane: tuple[int, int]
+    ) -> None:
+        outlines = _polygons(cells.polygons, cells.centroids_px, plane)
         rows = _rows(measurements, len(cells))
         classes = [None] * len(cells) if cells.classifications is None else cells.classifications.tolist()
         nuclei: list[Any] = [None] * len(cells)
         if cells.boundaries is not None:
-            nuclei, outlines = outlines, _polygons(cells.boundaries, cells.centroids_px)
+            there = np.flatnonzero(~shapely.is_missing(cells.boundaries)).tolist()
+            whole = _polygons(cells.boundaries[there], cells.centroids_px[there], plane)
+            for i, outline in zip(there, whole, strict=True):
+                nuclei[i], outlines[i] = outlines[i], outline
         columns = zip(cells.ids.tolist(), outlines, nuclei, classes, rows, strict=True)
         lines = [orjson.dumps(self._feature(*row), option=orjson.OPT_SERIALIZE_NUMPY) for row in columns]
         self._stream.write(self._separator + b",\n".join(lines))
@@ -96,9 +106,17 @@ class CellFeatureWriter:
         return feature
 
 
-def _polygons(polygons: NDArray[np.object_], centres_px: NDArray[np.float64]) -> list[dict[str, object]]:
-    """Return GeoJSON polygons whose coordinates are still numpy arrays, which orjson prints itself."""
-    return [{"type": "Polygon", "coordinates": rings} for rings in ring_arrays(polygons_on_grid(polygons, centres_px))]
+def _polygons(
+    polygons: NDArray[np.object_], centres_px: NDArray[np.float64], plane: tuple[int, int]
+) -> list[dict[str, object]]:
+    """Return GeoJSON polygons whose coordinates are still numpy arrays, which orjson prints itself.
+
+    QuPath reads the plane inside the geometry, and takes the first one where there is none.
+    """
+    z, t = plane
+    where: dict[str, object] = {"plane": {"c": -1, "z": z, "t": t}} if z or t else {}
+    outlines = ring_arrays(polygons_on_grid(polygons, centres_px))
+    return [{"type": "Polygon", "coordinates": rings, **where} for rings in outlines]
 
 
 def _rows(measurements: Mapping[str, NDArray[np.float32]], n: int) -> list[dict[str, float]]:

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+from safetensors.torch import save as save_torch
+from torch import Tensor
 
 from stimage_qupath import __version__
 from stimage_qupath.config import STARTER
 from stimage_qupath.errors import UnknownGeneError, UnknownModelError
-from stimage_qupath.models.encoders import Encoder, load_encoder
+from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.models.ensemble import Ensemble, Heads
+from stimage_qupath.models.high_low import HighLow
+from stimage_qupath.models.recalibration import Recalibration
+from stimage_qupath.models.recorded_encoder import TunedWeights, load_recorded
 from stimage_qupath.models.uncertainty import OutlierScore
-from stimage_qupath.names import HEADS_SAFETENSORS, MODEL_JSON, research_use
+from stimage_qupath.names import ENCODER_SAFETENSORS, HEADS_SAFETENSORS, MODEL_JSON, research_use
 from stimage_qupath.results import Panel
 
-FORMAT = 1
+FORMAT = 2
 REQUIRED = ("format", "name", "panel", "default_genes", "encoder", "reference_total", "training", "files")
 
 
@@ -96,11 +102,15 @@ class Model:
 
 
 def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> None:
-    """Write card and weights into an existing empty folder; hashes and versions are added to the card."""
+    """Write card and weights into an existing folder; hashes and versions are added to the card.
+
+    Weights of an encoder that was learnt with the model stand there already.
+    """
     heads, outliers = ensemble.heads, ensemble.outliers
     tensors = {name: getattr(heads, name) for name in Heads.__dataclass_fields__}
     tensors["outlier_components"] = outliers.components
     tensors["outlier_scale"] = np.array([outliers.residual_variance, outliers.limit], dtype=np.float64)
+    tensors |= ensemble.recalibration.tensors() | {"high_threshold": ensemble.high_low.threshold}
     # safetensors writes the memory of an array as it lies: a transposed one would come back scrambled.
     weights = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})
     (folder / HEADS_SAFETENSORS).write_bytes(weights)
@@ -109,7 +119,7 @@ def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> Non
         **card,
         "panel": list(ensemble.panel),
         "package_version": __version__,
-        "files": {HEADS_SAFETENSORS: hashlib.sha256(weights).hexdigest()},
+        "files": {HEADS_SAFETENSORS: hashlib.sha256(weights).hexdigest(), **_encoder_file(folder)},
     }
     (folder / MODEL_JSON).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -122,7 +132,7 @@ def load_model(name: str) -> Model:
     UnknownModelError
         No such model, or the folder is not one, is damaged or of a newer format.
     """
-    folder = _folder(name)
+    folder = model_folder(name)
     try:
         text = (folder / MODEL_JSON).read_bytes()
         card = json.loads(text)
@@ -138,11 +148,13 @@ def load_model(name: str) -> Model:
             panel=Panel(tuple(card["panel"])),
             heads=heads,
             outliers=OutlierScore(tensors["outlier_components"], variance, limit),
+            recalibration=Recalibration.from_tensors(tensors, patients=int(card["training"]["patients"])),
+            high_low=HighLow(tensors["high_threshold"]),
         )
     except (KeyError, ValueError) as error:
         msg = f"the model at {folder} is damaged: {error}"
         raise UnknownModelError(msg) from error
-    encoder = load_encoder(card["encoder"]["name"], weights=card["encoder"].get("weights"))
+    encoder = load_recorded(card["encoder"], _tuned_weights(folder, card))
     if encoder.card.width != len(heads.feature_mean):
         msg = (
             f"expected {len(heads.feature_mean)} features for the model at {folder}, found {encoder.card.width} from "
@@ -152,7 +164,32 @@ def load_model(name: str) -> Model:
     return Model(card=card, sha256=hashlib.sha256(text).hexdigest(), encoder=encoder, ensemble=ensemble)
 
 
-def _folder(name: str) -> Path:
+def write_encoder(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of an encoder that was learnt with a model, all tensors of its network by name."""
+    (folder / ENCODER_SAFETENSORS).write_bytes(save_torch({k: v.cpu().contiguous() for k, v in weights.items()}))
+
+
+def _encoder_file(folder: Path) -> dict[str, str]:
+    path = folder / ENCODER_SAFETENSORS
+    return {ENCODER_SAFETENSORS: hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+
+
+def _tuned_weights(folder: Path, card: Mapping[str, Any]) -> TunedWeights | None:
+    if ENCODER_SAFETENSORS not in card["files"]:
+        return None
+    weights = _read_weights(folder / ENCODER_SAFETENSORS, card["files"][ENCODER_SAFETENSORS])
+    seen = frozenset(card.get("images_seen", {}).get("encoder", ()))
+    return TunedWeights({name: torch.tensor(values) for name, values in weights.items()}, seen)
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of ``starter`` or of the model at a path.
+
+    Raises
+    ------
+    UnknownModelError
+        There is no such folder.
+    """
     if name == STARTER:
         return Path(str(resources.files("stimage_qupath") / STARTER))
     folder = Path(name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stimage_qupath.models.encoders import COLOUR, EncoderCard
+from stimage_qupath.models.encoders import COLOUR, EncoderCard, card_fingerprint
 from stimage_qupath.results import stop_if
 from stimage_qupath.slide.stain import hematoxylin_eosin, optical_density
 
@@ -54,6 +54,10 @@ class ColourEncoder:
         width=len(WINDOWS_UM) * PER_WINDOW,
         pads_edges=False,
     )
+
+    def fingerprint(self) -> str:
+        """Return what the features depend on: there are no weights, so the card alone."""
+        return card_fingerprint(self.card)
 
     def encode(
         self,

@@ -13,26 +13,45 @@ RESIDUAL_FLOOR = 1e-3
 """Share of the features' variance below which what the components leave out is not looked at more closely."""
 
 
-def total_variance(mean: Tensor, total_count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mixture mean, aleatoric and epistemic variance at reference depth.
+def total_variance(mean: Tensor, total_count: Tensor, depth: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mixture mean, aleatoric and epistemic variance, at reference depth unless another is given.
 
-    ``aleatoric = mean_m(mu_m + mu_m^2 / r_m)`` and ``epistemic = var_m(mu_m)`` with divisor M, whose sum is exactly the
-    variance of the equal mixture of the members.
+    ``aleatoric = mean_m(s mu_m + s^2 mu_m^2 / r_m)`` and ``epistemic = s^2 var_m(mu_m)`` with divisor M, whose sum is
+    exactly the variance of the equal mixture of the members at depth ``s``: depth scales the mean and not ``r``.
 
     Parameters
     ----------
     mean
-        (place, member, gene) expected counts of each member.
+        (place, member, gene) expected counts of each member at reference depth.
     total_count
         (member, gene).
+    depth
+        Total over reference total: a number, or (place, 1, 1).
 
     Returns
     -------
     tuple of Tensor
         Each (place, gene).
     """
-    aleatoric = (mean + mean.square() / total_count).mean(dim=1)
-    return mean.mean(dim=1), aleatoric, mean.var(dim=1, correction=0)
+    scaled = mean * depth
+    aleatoric = (scaled + scaled.square() / total_count).mean(dim=1)
+    return scaled.mean(dim=1), aleatoric, scaled.var(dim=1, correction=0)
+
+
+def epistemic_log_sd(log_mean: Tensor) -> Tensor:
+    """Return the SD over members of the log mean, divisor M: relative disagreement, the same at every depth.
+
+    Parameters
+    ----------
+    log_mean
+        (place, member, gene).
+
+    Returns
+    -------
+    Tensor
+        (place, gene).
+    """
+    return log_mean.std(dim=1, correction=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from stimage_qupath.nuclei.expansion import REACH_UM, SPACING_UM, cell_measurements, cell_outlines
 from stimage_qupath.nuclei.features import shape_measurements, stain_measurements
 from stimage_qupath.nuclei.outline import outlines
 from stimage_qupath.nuclei.segmenter import BoundSegmenter
@@ -31,11 +32,14 @@ class BlockNuclei:
         (nucleus, 2) float64, x and y.
     measurements
         Name to (nucleus,) float32.
+    boundaries
+        (nucleus,) shapely Polygons of the whole cells, or None where only nuclei are asked for.
     """
 
     polygons: NDArray[np.object_]
     centroids_px: NDArray[np.float64]
     measurements: dict[str, NDArray[np.float32]]
+    boundaries: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         """Return the number of nuclei."""
@@ -98,6 +102,9 @@ class BlockReader:
         Where the blocks are.
     simplify_px
         Tolerance of the outlines, level-0 px.
+    expansion_um
+        How far cells reach beyond their nucleus, µm; 0 makes nuclei alone. The halo holds :func:`expansion_halo_um`
+        more for it.
     """
 
     slide: Slide
@@ -105,6 +112,7 @@ class BlockReader:
     segmenter: BoundSegmenter
     grid: Grid
     simplify_px: float
+    expansion_um: float = 0.0
 
     def nuclei(self, row: int, col: int) -> BlockNuclei:
         """Return the nuclei of block (row, col)."""
@@ -114,20 +122,46 @@ class BlockReader:
         rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
         if rgb[::_BLANK_STEP, ::_BLANK_STEP].min() > _BLANK:
             return _NONE
-        labels = _near_core(self.segmenter.label(rgb), halo=grid.halo)
+        labels = _near_core(self.segmenter.label(rgb), margin=self._margin)
         values, polygons = outlines(labels, x=x, y=y, downsample=grid.downsample, tolerance_px=self.simplify_px)
         centroids = shapely.get_coordinates(shapely.centroid(polygons))
         corner = np.array([x, y]) + grid.halo_px
         ours = (centroids >= corner - grid.tolerance_px) & (centroids < corner + grid.size_px + grid.tolerance_px)
-        kept = ours.all(axis=1)
+        kept = np.flatnonzero(ours.all(axis=1))
         stains = stain_measurements(rgb, labels, values[kept])
         measurements = shape_measurements(polygons[kept], mpp=self.mpp) | stains
-        return BlockNuclei(polygons=polygons[kept], centroids_px=centroids[kept], measurements=measurements)
+        boundaries = None
+        if self.expansion_um:
+            boundaries = self._cells(polygons, kept)
+            measurements |= cell_measurements(polygons[kept], boundaries, mpp=self.mpp)
+        return BlockNuclei(
+            polygons=polygons[kept], centroids_px=centroids[kept], measurements=measurements, boundaries=boundaries
+        )
+
+    @property
+    def _margin(self) -> int:
+        """Working pixels from the edge of the image within which nuclei are not outlined."""
+        extra = math.floor(expansion_halo_um(self.expansion_um) / (self.grid.downsample * self.mpp))
+        halo = self.grid.halo - extra
+        return halo - halo // 4  # a crescent's centroid lies outside it, by less than a quarter of the halo
+
+    def _cells(self, polygons: NDArray[np.object_], kept: NDArray[np.intp]) -> NDArray[np.object_]:
+        return cell_outlines(
+            polygons,
+            kept,
+            distance_px=self.expansion_um / self.mpp,
+            spacing_px=SPACING_UM / self.mpp,
+            slide_size=(self.slide.width, self.slide.height),
+        )
 
 
-def _near_core(labels: NDArray[np.int32], *, halo: int) -> NDArray[np.int32]:
-    """Return the labels that come near the core; the others belong to other blocks and need no outline."""
-    margin = halo - halo // 4  # a crescent's centroid lies outside it, by less than a quarter of the halo
+def expansion_halo_um(expansion_um: float) -> float:
+    """Return the context beyond a segmenter's own that cells need, so that a block knows the nuclei they border on."""
+    return 2 * expansion_um + REACH_UM if expansion_um else 0.0
+
+
+def _near_core(labels: NDArray[np.int32], *, margin: int) -> NDArray[np.int32]:
+    """Return the labels that come within the margin; the others belong to other blocks and need no outline."""
     core = labels[margin : labels.shape[0] - margin, margin : labels.shape[1] - margin]
     near = np.bincount(core.ravel(), minlength=int(labels.max()) + 1) > 0
     return np.where(near[labels], labels, np.int32(0))

@@ -53,6 +53,7 @@ class ClassicalSegmenter:
     name: str = "classical"
     mpp: float = 0.5
     halo_um: float = 40.0  # half the surroundings, and a long nucleus
+    stride: int = 1
 
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundClassicalSegmenter:
         """Compute the haematoxylin threshold of the slide from samples of its tissue.

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from stimage_qupath.config import STARDIST
+from stimage_qupath.config import HE, STARDIST
 from stimage_qupath.nuclei.classical import ClassicalSegmenter
 from stimage_qupath.nuclei.segmenter import Segmenter
 
 
-def choose_segmenter(name: str, *, device: torch.device) -> Segmenter:
+def choose_segmenter(name: str, *, device: torch.device, download: bool = False) -> Segmenter:
     """Return the segmenter that ``--segmenter`` names.
 
     Parameters
     ----------
     name
-        ``classical``; ``stardist`` for the public H&E model where StarDist keeps it; or ``stardist:FOLDER``.
+        ``classical``; ``he`` for the network that ships with the package; ``stardist`` or ``stardist:2D_versatile_he``
+        for the public H&E model where StarDist keeps it; or ``stardist:FOLDER`` for such a model, or one of
+        ``train-nuclei``.
     device
         Where a network runs.
+    download
+        Whether the public model may be fetched where it is missing.
 
     Raises
     ------
@@ -28,9 +33,14 @@ def choose_segmenter(name: str, *, device: torch.device) -> Segmenter:
     UnknownModelError
         The folder is not a StarDist model.
     """
-    if not name.startswith(STARDIST):
+    if name != HE and not name.startswith(STARDIST):
         return ClassicalSegmenter()
-    from stimage_qupath.nuclei.stardist_segmenter import StarDistSegmenter, pretrained_folder
+    from stimage_qupath.nuclei.nuclei_model import bundled_folder
+    from stimage_qupath.nuclei.pretrained import PRETRAINED, pretrained_folder
+    from stimage_qupath.nuclei.stardist_segmenter import StarDistSegmenter
 
+    if name == HE:
+        return replace(StarDistSegmenter.load(bundled_folder(), device=device), name=HE)
     _, _, folder = name.partition(":")
-    return StarDistSegmenter.load(Path(folder) if folder else pretrained_folder(), device=device)
+    is_public = folder in ("", PRETRAINED)
+    return StarDistSegmenter.load(pretrained_folder(download=download) if is_public else Path(folder), device=device)

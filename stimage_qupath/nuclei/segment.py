@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 from numpy.typing import NDArray
 
-from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid
+from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid, expansion_halo_um
 from stimage_qupath.nuclei.ownership import RegionOwners, Seams
 from stimage_qupath.nuclei.prefetch import in_order
 from stimage_qupath.nuclei.segmenter import Segmenter
@@ -33,6 +33,9 @@ from stimage_qupath.results import (
 from stimage_qupath.slide.base import Slide
 
 STAGE: Final = "nuclei"
+BLOCK_UM: Final = 1024.0
+"""Side of a block: what a network reads beyond it is then a fifth of the work. Encoders use blocks of the same size, so
+that the nuclei of one block lie in one image of the encoder."""
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://doi.org/10.1038/s41467-026-68487-0#nucleus")
 _REMEMBERED_BLOCKS: Final = 32  # neighbouring regions share blocks; a block holds a few MB of outlines
@@ -61,9 +64,10 @@ def segment_regions(
     segmenter: Segmenter,
     *,
     image_id: str,
-    block_um: float = 512.0,
+    block_um: float = BLOCK_UM,
     threads: int = 2,
     simplify_um: float = 0.25,
+    expansion_um: float = 0.0,
     on_progress: ProgressCallback = no_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> Iterator[CellChunk]:
@@ -85,11 +89,13 @@ def segment_regions(
     image_id
         Identity of the image, part of each cell's id.
     block_um
-        Side of a block without its halo, µm. Affects speed and memory only.
+        Side of a block without its halo, µm; made a multiple of the segmenter's stride. Affects speed and memory only.
     threads
         Blocks that are read and segmented at once.
     simplify_um
         How far simplification may move an outline, µm.
+    expansion_um
+        How far a cell reaches beyond its nucleus, µm; 0 finds nuclei alone.
     on_progress
         Called after each block with stage ``nuclei``.
     cancelled
@@ -111,13 +117,31 @@ def segment_regions(
         if not 0 < value < math.inf:
             msg = f"expected {name} above 0, found {value}"
             raise ValueError(msg)
+    if not 0 <= expansion_um < math.inf:
+        msg = f"expected expansion_um of at least 0, found {expansion_um}"
+        raise ValueError(msg)
     grid = Grid(
         downsample=segmenter.mpp / mpp,
-        block=max(1, round(block_um / segmenter.mpp)),
-        halo=math.ceil(segmenter.halo_um / segmenter.mpp),
+        block=_multiple(max(1, round(block_um / segmenter.mpp)), segmenter.stride),
+        halo=_multiple(
+            math.ceil((segmenter.halo_um + expansion_halo_um(expansion_um)) / segmenter.mpp), segmenter.stride
+        ),
     )
-    run = _Run(slide=slide, mpp=mpp, regions=regions, segmenter=segmenter, grid=grid, simplify_px=simplify_um / mpp)
+    run = _Run(
+        slide=slide,
+        mpp=mpp,
+        regions=regions,
+        segmenter=segmenter,
+        grid=grid,
+        simplify_px=simplify_um / mpp,
+        expansion_um=expansion_um,
+    )
     return run.chunks(image_id=image_id, threads=threads, on_progress=on_progress, cancelled=cancelled)
+
+
+def _multiple(pixels: int, stride: int) -> int:
+    """Return the least multiple of ``stride`` that is not below ``pixels``."""
+    return -(-pixels // stride) * stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +154,7 @@ class _Run:
     segmenter: Segmenter
     grid: Grid
     simplify_px: float
+    expansion_um: float
 
     def chunks(
         self, *, image_id: str, threads: int, on_progress: ProgressCallback, cancelled: CancelCheck
@@ -174,20 +199,26 @@ class _Run:
             segmenter=self.segmenter.calibrate(self.slide, self.mpp, self.regions),
             grid=self.grid,
             simplify_px=self.simplify_px,
+            expansion_um=self.expansion_um,
         )
         return in_order(places, lambda place: reader.nuclei(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)
+
+
+def nucleus_id(prefix: str, x: float, y: float) -> str:
+    """Return the UUIDv5 of a nucleus: image and region in ``prefix``, and its centroid at 0.01 px."""
+    return str(uuid5(_NAMESPACE, f"{prefix}|{x:.2f}|{y:.2f}"))
 
 
 def _cells(nuclei: BlockNuclei, ours: NDArray[np.bool_], *, prefix: str) -> Cells:
     """Return nuclei as cells with ids; of two that would have the same id, the first."""
     first: dict[str, int] = {}
     for index in np.flatnonzero(ours).tolist():
-        x, y = nuclei.centroids_px[index]
-        first.setdefault(f"{prefix}|{x:.2f}|{y:.2f}", index)
+        first.setdefault(nucleus_id(prefix, *nuclei.centroids_px[index].tolist()), index)
     kept = np.fromiter(first.values(), dtype=np.intp)
     return Cells(
-        ids=np.array([str(uuid5(_NAMESPACE, name)) for name in first], dtype=object),
+        ids=np.array(list(first), dtype=object),
         polygons=nuclei.polygons[kept],
         centroids_px=nuclei.centroids_px[kept],
         measurements={name: values[kept] for name, values in nuclei.measurements.items()},
+        boundaries=None if nuclei.boundaries is None else nuclei.boundaries[kept],
     )

@@ -48,6 +48,9 @@ class Segmenter(Protocol):
         Pixel size it works at, µm.
     halo_um
         Context that a block needs on each side, µm.
+    stride
+        Working pixels by which blocks must be apart to be seen alike: a network that halves its input three times tells
+        an image from the same one moved by a pixel, not by eight. 1 where there is no such grid.
     """
 
     @property
@@ -63,6 +66,11 @@ class Segmenter(Protocol):
     @property
     def halo_um(self) -> float:
         """Context that a block needs on each side, µm."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Working pixels by which blocks must be apart to be seen alike."""
         ...
 
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundSegmenter:

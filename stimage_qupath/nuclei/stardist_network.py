@@ -84,7 +84,7 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(image, channel, row, column) to the same size."""
         x = self.conv(x)
-        return torch.relu(x if self.norm is None else self.norm(x))
+        return torch.relu_(x if self.norm is None else self.norm(x))
 
 
 class StarDistNetwork(nn.Module):
@@ -139,6 +139,11 @@ class StarDistNetwork(nn.Module):
         tuple of Tensor
             (image, row, column) in 0-1 and (image, row, column, ray) in pixels of the input.
         """
+        logit, dist = self.logits(x)
+        return torch.sigmoid(logit), dist
+
+    def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`forward` does, with the log odds of the probability: training needs those."""
         for pool, convolve in zip(self.pools, self.reduce, strict=True):
             x = nn.functional.max_pool2d(convolve(x), pool)
         skips = []
@@ -151,7 +156,10 @@ class StarDistNetwork(nn.Module):
             x = nn.functional.interpolate(x, scale_factor=[float(p) for p in self.config.unet_pool], mode="nearest")
             x = convolve(torch.cat([x, skips.pop()], dim=1))
         x = self.features(x)
-        return torch.sigmoid(self.prob(x))[:, 0], self.dist(x).permute(0, 2, 3, 1)
+        # Both heads in one pass: a convolution to a single channel alone takes torch's slow way.
+        weight, bias = (torch.cat([getattr(self.prob, name), getattr(self.dist, name)]) for name in ("weight", "bias"))
+        both = nn.functional.conv2d(x, weight, bias)
+        return both[:, 0], both[:, 1:].permute(0, 2, 3, 1)
 
 
 def _pools(grid: tuple[int, int]) -> list[tuple[int, int]]:

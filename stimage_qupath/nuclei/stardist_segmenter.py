@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,13 @@ from numpy.typing import NDArray
 from stardist.geometry import polygons_to_label
 from stardist.nms import non_maximum_suppression_sparse
 
-from stimage_qupath.errors import MissingPartError, UnknownModelError
+from stimage_qupath.errors import UnknownModelError
+from stimage_qupath.nuclei.nuclei_model import is_nuclei_model, load_nuclei_model
 from stimage_qupath.nuclei.sampling import tissue_samples
-from stimage_qupath.nuclei.stardist_network import CONFIG_FILE, StarDistNetwork, load_network
+from stimage_qupath.nuclei.stardist_network import StarDistNetwork, load_network
 from stimage_qupath.results import Region
 from stimage_qupath.slide.base import Slide
 
-PRETRAINED: Final = "2D_versatile_he"
-PRETRAINED_ADDRESS: Final = (
-    "https://github.com/stardist/stardist-models/releases/download/v0.1/python_2D_versatile_he.zip"
-)
-CACHE: Final = Path("~/.keras/models/StarDist2D")
-"""Where the stardist package itself keeps what it downloads."""
 MPP: Final = 0.5
 """Pixel size that H&E models of StarDist are trained at."""
 HALO_UM: Final = 48.0
@@ -35,25 +31,6 @@ RIM: Final = 2
 """Grid points along the border of the result that hold no centre, as in the original."""
 PERCENTILES: Final = (1.0, 99.8)
 DEFAULT_THRESHOLDS: Final = {"prob": 0.5, "nms": 0.4}
-
-
-def pretrained_folder() -> Path:
-    """Return the folder of the public H&E model, where StarDist has downloaded it.
-
-    Raises
-    ------
-    MissingPartError
-        It is not there; the message says from where to get it and where to put it.
-    """
-    root = CACHE.expanduser() / PRETRAINED
-    found = sorted(root.rglob(CONFIG_FILE)) if root.is_dir() else []
-    if not found:
-        msg = (
-            f"expected StarDist's {PRETRAINED} in {root}, found none; "
-            f"download {PRETRAINED_ADDRESS} and unpack it there, or pass --segmenter stardist:FOLDER"
-        )
-        raise MissingPartError(msg)
-    return found[0].parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +57,33 @@ class StarDistSegmenter:
     mpp: float = MPP
     halo_um: float = HALO_UM
 
+    @property
+    def stride(self) -> int:
+        """Working pixels by which blocks must be apart, so that the pooling falls on the same pixels in each."""
+        return math.lcm(*self.network.config.divisor)
+
     @classmethod
     def load(cls, folder: Path, *, device: torch.device) -> StarDistSegmenter:
-        """Load a StarDist model folder: ``config.json``, ``weights_best.h5``, ``thresholds.json``.
+        """Load a model folder: of ``train-nuclei`` (``model.json``), or of StarDist itself.
+
+        The latter holds ``config.json``, ``weights_best.h5`` and ``thresholds.json``.
 
         Raises
         ------
         UnknownModelError
             The folder is not a StarDist 2D model of RGB images.
         """
-        network = load_network(folder)
+        if is_nuclei_model(folder):
+            network, card = load_nuclei_model(folder)
+            thresholds, mpp = card["thresholds"], float(card["mpp"])
+        else:
+            network, thresholds, mpp = load_network(folder), _thresholds(folder), MPP
         if network.config.n_channel_in != 3:
             msg = f"expected a StarDist model of RGB images, found {network.config.n_channel_in} channels in {folder}"
             raise UnknownModelError(msg)
-        path = folder / "thresholds.json"
-        thresholds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT_THRESHOLDS
-        return cls(network.to(device), float(thresholds["prob"]), float(thresholds["nms"]), device)
+        prob, nms = float(thresholds["prob"]), float(thresholds["nms"])
+        network = network.to(device).to(memory_format=torch.channels_last)  # convolves 1.5 times as fast on the CPU
+        return cls(network, prob, nms, device, mpp=mpp)
 
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundStarDistSegmenter:
         """Measure the slide's 1st and 99.8th percentile of intensity over samples of its tissue.
@@ -108,6 +96,12 @@ class StarDistSegmenter:
             return BoundStarDistSegmenter(self, low=0.0, high=255.0)
         low, high = np.percentile(np.concatenate(samples), PERCENTILES)
         return BoundStarDistSegmenter(self, low=float(low), high=float(max(high, low + 1)))
+
+
+def _thresholds(folder: Path) -> dict[str, float]:
+    """Return the thresholds of a folder in StarDist's own layout, which may have none."""
+    path = folder / "thresholds.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else DEFAULT_THRESHOLDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +149,6 @@ class BoundStarDistSegmenter:
         image = (rgb.astype(np.float32) - self.low) / (self.high - self.low)
         padded = np.pad(image, ((0, -height % down), (0, -width % across), (0, 0)), mode="reflect")
         with torch.inference_mode():
-            batch = torch.from_numpy(padded).to(self.segmenter.device).permute(2, 0, 1)[None]
+            batch = torch.from_numpy(padded[None]).to(self.segmenter.device).permute(0, 3, 1, 2)  # channels last
             prob, dist = network(batch)
         return prob[0].cpu().numpy(), np.maximum(dist[0].cpu().numpy(), LEAST_DISTANCE_PX)

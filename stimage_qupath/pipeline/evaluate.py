@@ -8,40 +8,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from stimage_qupath.config import EvaluateSettings
 from stimage_qupath.errors import UsageError
 from stimage_qupath.export.partial_folder import PartialFolder
 from stimage_qupath.export.run_record import to_json
-from stimage_qupath.models.checkpoint import load_model
+from stimage_qupath.models.checkpoint import Model, load_model, model_folder
 from stimage_qupath.models.encoders import Encoder, load_encoder
-from stimage_qupath.models.ensemble import Ensemble
-from stimage_qupath.models.negative_binomial import LOG_MEAN_RANGE, mixture_cdf
-from stimage_qupath.names import EVALUATION_JSON
-from stimage_qupath.pipeline.record import versions
+from stimage_qupath.names import EVALUATION_HTML, EVALUATION_JSON, GENES_CSV, research_use
+from stimage_qupath.pipeline.baselines import colour_features, images_of, kept_baselines, serial_outlines, spots_of
+from stimage_qupath.pipeline.evaluation_report import genes_table, write_report
+from stimage_qupath.pipeline.hest import evaluate_hest
+from stimage_qupath.pipeline.perturb import perturb
+from stimage_qupath.pipeline.record import Stopwatch, versions
+from stimage_qupath.pipeline.score import Case, ScoredSection, score_section
+from stimage_qupath.prediction.cache import choose_cache
 from stimage_qupath.prediction.device import choose_device, default_batch_size
+from stimage_qupath.regions.stain_overview import target_of
 from stimage_qupath.results import CancelCheck, Panel, ProgressCallback, never_cancelled, no_progress, stop_if
-from stimage_qupath.spots.genes import read_panel, variable_genes, well_known
+from stimage_qupath.spots.panel_choice import choose_panel
+from stimage_qupath.spots.placement import place_sections
 from stimage_qupath.spots.readers import read_dataset
-from stimage_qupath.spots.section import MIN_TOTAL
+from stimage_qupath.spots.section import MIN_TOTAL, Section
 from stimage_qupath.spots.splits import BLOCK_UM, Fold, leave_one_out
 from stimage_qupath.training.dataset import EncodedSection, encode_sections
-from stimage_qupath.training.recipe import train_ensemble
-from stimage_qupath.validation.baselines import ORACLES, Spots, predict_baselines
-from stimage_qupath.validation.calibration import coverage, coverage_by_stratum, pit_histogram, randomised_pit
-from stimage_qupath.validation.expression import Interval, Measured, point_metrics
+from stimage_qupath.training.recipe import Recipe, train_ensemble
+from stimage_qupath.validation.baselines import ORACLES, fit_baselines
+from stimage_qupath.validation.summary import MODEL, summarise
 
-MODEL = "model"
-LEAST_FOR_SUMMARY = 3
-"""Sections under which no mean is printed."""
+FOLD = "fold"
+RULES = {FOLD: None, "detected": "detected:0.05"}
+"""Words for ``--genes``, besides those of training: variable genes, or all detected ones, chosen in each fold."""
+INDEPENDENT = (*RULES, "pam50", "oncotype", "mcpcounter", "markers")
+"""Gene sets that no test section had a part in; of a user's list nothing is known."""
 
 
 def run(
@@ -49,7 +53,7 @@ def run(
     on_progress: ProgressCallback = no_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> dict[str, Any]:
-    """Score a model, or a way of training one, and write ``evaluation.json``.
+    """Score a model, or a way of training one, and write ``evaluation.json``, ``genes.csv`` and ``evaluation.html``.
 
     Returns
     -------
@@ -61,38 +65,38 @@ def run(
     StimageError
         Of the kind that fits; nothing stands under the final name then.
     """
+    watch = Stopwatch()
     device = choose_device(settings.device)
     model = None if settings.model is None else load_model(settings.model)
-    sections = [section.with_enough_counts() for section in read_dataset(settings.dataset)]
+    sections = [section.with_enough_counts() for section in place_sections(read_dataset(settings.dataset))]
+    stain = None if model is None else target_of(model.card)
     encoder = model.encoder if model else _encoder(settings)
     with PartialFolder(settings.output, force=settings.force, why_keep=_why_keep) as folder:
-        encoded = encode_sections(
-            sections,
-            encoder,
-            device=device,
-            batch_size=settings.batch_size or default_batch_size(device),
-            threads=settings.threads,
-            on_progress=on_progress,
-            cancelled=cancelled,
-        )
-        if model is not None:
-            seen = {s["image_sha256"] for s in model.card["training"]["sections"]}
-            rates = np.array([model.card["genes"][gene]["training_rate"] for gene in model.panel])
-            reference = float(model.card["reference_total"])
-            scored = [
-                _Scored(
-                    s,
-                    model.ensemble,
-                    rates,
-                    reference,
-                    {},
-                    "image seen in training" if s.image_sha256 in seen else "image not seen",
-                )
-                for s in encoded
-            ]
+        if settings.protocol == "hest":
+            evaluation = evaluate_hest(settings, sections, encoder, device, on_progress, cancelled)
         else:
-            scored = list(_folds(settings, encoded, on_progress, cancelled))
-        evaluation = _evaluation(settings, scored, on_progress, cancelled)
+            with watch.stage("encode", sum(len(s.positions_px) for s in sections)):
+                encoded = encode_sections(
+                    sections,
+                    encoder,
+                    **_how(settings, device),
+                    on_progress=on_progress,
+                    cancelled=cancelled,
+                    stain=stain,
+                )
+            with watch.stage("fit"):
+                cases = list(_cases(settings, model, encoder, encoded, device, on_progress, cancelled))
+            with watch.stage("score", len(cases)):
+                scored = list(_score(settings, cases, on_progress, cancelled))
+            evaluation = _evaluation(settings, scored, model)
+            if settings.perturb:
+                with watch.stage("perturb"):
+                    found = perturb(settings, cases, encoder, device, stain, on_progress, cancelled)
+                    evaluation["perturbation"] = found
+            evaluation["research_use"] = _research_use(model, encoded)
+            evaluation |= {"settings": settings.to_dict(), "versions": versions(), "seconds": watch.record()["stages"]}
+            genes_table(scored).to_csv(folder.path / GENES_CSV, index=False, float_format="%.5g", lineterminator="\n")
+            write_report(folder.path / EVALUATION_HTML, evaluation, scored)
         (folder.path / EVALUATION_JSON).write_bytes(to_json(evaluation))
         folder.publish()
     return evaluation
@@ -105,168 +109,187 @@ def _why_keep(folder: Path) -> str | None:
 
 def _encoder(settings: EvaluateSettings) -> Encoder:
     weights = None if settings.encoder_weights is None else str(settings.encoder_weights)
-    return load_encoder(settings.encoder, weights=weights)
+    return load_encoder(settings.encoder, weights=weights, precision=settings.precision)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A section, the ensemble that is scored on it, and what the baselines say of it."""
-
-    encoded: EncodedSection
-    ensemble: Ensemble
-    rates: NDArray[np.float64]
-    reference_total: float
-    baselines: dict[str, Any]
-    note: str
-
-    @property
-    def panel(self) -> Panel:
-        return self.ensemble.panel
-
-    @property
-    def measured(self) -> Measured:
-        section = self.encoded.section
-        return Measured(section.counts_of(self.panel.genes), section.totals, self.encoded.positions_um)
+def _how(settings: EvaluateSettings, device: torch.device) -> dict[str, Any]:
+    batch_size = settings.batch_size or default_batch_size(device)
+    cache = choose_cache(settings.cache, off=settings.no_cache)
+    return {"device": device, "batch_size": batch_size, "threads": settings.threads, "cache": cache}
 
 
-def _folds(
-    settings: EvaluateSettings, encoded: Sequence[EncodedSection], on_progress: ProgressCallback, cancelled: CancelCheck
-) -> Iterator[_Scored]:
-    """Train on each fold's training sections and yield the sections left out."""
+def _cases(
+    settings: EvaluateSettings,
+    model: Model | None,
+    encoder: Encoder,
+    encoded: Sequence[EncodedSection],
+    device: torch.device,
+    on_progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> Iterator[Case]:
+    if model is not None:
+        yield from _of_model(settings, model, encoded, device, cancelled)
+        return
     level = settings.leave_one_out or "section"
     folds = leave_one_out([s.section.patient for s in encoded], level)
     if not folds:
         msg = f"expected sections of at least two {level}s to leave one out, found one; add sections to the table"
         raise UsageError(msg)
+    colour = colour_features(encoded, encoder, **_how(settings, device), cancelled=cancelled)
+    outlines = serial_outlines(encoded)
     for number, fold in enumerate(folds):
         stop_if(cancelled)
         on_progress("fold", number, len(folds), ", ".join(encoded[i].section.name for i in fold.test))
-        yield from _fold(settings, encoded, fold, cancelled)
+        yield from _of_fold(settings, encoder, encoded, fold, (colour, outlines), cancelled)
     on_progress("fold", len(folds), len(folds), "")
 
 
-def _fold(
-    settings: EvaluateSettings, encoded: Sequence[EncodedSection], fold: Fold, cancelled: CancelCheck
-) -> Iterator[_Scored]:
+def _of_model(
+    settings: EvaluateSettings,
+    model: Model,
+    encoded: Sequence[EncodedSection],
+    device: torch.device,
+    cancelled: CancelCheck,
+) -> Iterator[Case]:
+    """Yield the sections with the model, and with the baselines its folder keeps."""
+    kept = kept_baselines(model_folder(settings.model or ""), dict(model.card))
+    ensemble = model.ensemble
+    if settings.genes is not None:
+        panel = _panel_of_model(settings, model, [s.section for s in encoded])
+        ensemble = ensemble.take_genes(panel.genes)
+        kept = None if kept is None else kept.of_genes(model.panel.index(panel.genes))
+    rates = np.array([model.card["genes"][gene]["training_rate"] for gene in ensemble.panel])
+    colour: list[Any] = [None] * len(encoded)
+    outlines: list[Any] = [None] * len(encoded)
+    if kept is not None and kept.colour is not None:
+        colour = colour_features(encoded, model.encoder, **_how(settings, device), cancelled=cancelled)
+    if kept is not None:
+        outlines = serial_outlines(encoded, [outline.patient for outline in kept.outlines])
+    by_heads = {s["image_sha256"] for s in model.card["training"]["sections"]}
+    by_encoder = set(model.card.get("images_seen", {}).get("encoder", ()))
+    for one, shades, outline in zip(encoded, colour, outlines, strict=True):
+        note = "image not seen"
+        if one.image_sha256 in by_heads:
+            note = "image seen in training"
+        elif one.image_sha256 in by_encoder:
+            note = "transductive: image seen by the encoder"
+        test = spots_of([one], ensemble.panel, ensemble.heads, colour=[shades], outlines=[outline])
+        reference = float(model.card["reference_total"])
+        yield Case(one, ensemble, rates, reference, kept, test, note, note != "image not seen")
+
+
+def _panel_of_model(settings: EvaluateSettings, model: Model, sections: Sequence[Section]) -> Panel:
+    word = str(settings.genes)
+    if word in RULES or ":" in word:
+        msg = f"expected a list of genes with a finished model, found '{word}'; its panel was chosen before"
+        raise UsageError(msg)
+    asked = choose_panel(word, sections).panel
+    shared = tuple(gene for gene in asked if gene in model.panel.genes)
+    if not shared:
+        msg = f"expected genes of the panel of model '{model.name}' in {settings.genes}, found none of them"
+        raise UsageError(msg)
+    return Panel(shared)
+
+
+def _of_fold(
+    settings: EvaluateSettings,
+    encoder: Encoder,
+    encoded: Sequence[EncodedSection],
+    fold: Fold,
+    seen: tuple[Sequence[Any], Sequence[Any]],
+    cancelled: CancelCheck,
+) -> Iterator[Case]:
+    """Train on a fold's training sections and yield those left out; ``seen`` holds colour features and outlines."""
     training = [encoded[i] for i in fold.train]
-    measured = [s.section for s in training]
-    if settings.genes is None:
-        panel = variable_genes(measured, number=settings.panel_size, keep=well_known())
-    else:
-        panel, _ = read_panel(settings.genes, measured)
+    panel = _panel_of_fold(settings, [s.section for s in training])
     trained = train_ensemble(
-        training, panel, members=settings.members, seed=settings.seed, on_progress=no_progress, cancelled=cancelled
+        training,
+        panel,
+        Recipe(
+            settings.members,
+            settings.seed,
+            settings.likelihood,
+            settings.recalibrate,
+            blocks=tuple(part.width for part in encoder.card.parts),
+        ),
+        on_progress=no_progress,
+        cancelled=cancelled,
     )
     heads = trained.ensemble.heads
-    known = _spots([(s, heads.standardise(s.features)) for s in training], panel)
+
+    def spots(indices: Sequence[int]) -> Any:
+        colour, outlines = ([of[i] for i in indices] for of in seen)
+        return spots_of([encoded[i] for i in indices], panel, heads, colour=colour, outlines=outlines)
+
+    fitted = fit_baselines(spots(fold.train), reference_total=trained.reference_total)
     note = "same patient in training" if fold.same_patient else "patient not in training"
+    by_encoder = images_of(encoder)
     for index in fold.test:
-        asked = _spots([(encoded[index], heads.standardise(encoded[index].features))], panel)
-        baselines = predict_baselines(known, asked, reference_total=trained.reference_total, seed=settings.seed)
-        yield _Scored(encoded[index], trained.ensemble, trained.rates, trained.reference_total, dict(baselines), note)
+        known = encoded[index].image_sha256 in by_encoder
+        said = f"{note}; transductive: image seen by the encoder" if known else note
+        reference = trained.reference_total
+        yield Case(encoded[index], trained.ensemble, trained.rates, reference, fitted, spots([index]), said, known)
 
 
-def _spots(sections: Sequence[tuple[EncodedSection, NDArray[np.float32]]], panel: Panel) -> Spots:
-    return Spots(
-        features=np.concatenate([features for _, features in sections]).astype(np.float64),
-        counts=np.concatenate([s.section.counts_of(panel.genes) for s, _ in sections]),
-        totals=np.concatenate([s.section.totals for s, _ in sections]),
-        section=np.repeat(np.arange(len(sections)), [len(features) for _, features in sections]),
-    )
+def _panel_of_fold(settings: EvaluateSettings, training: Sequence[Section]) -> Panel:
+    """Return the genes of one fold, chosen on its training sections where no list is given."""
+    word = FOLD if settings.genes is None else str(settings.genes)
+    return choose_panel(RULES.get(word, word), training, number=settings.panel_size).panel
 
 
-def _evaluation(
-    settings: EvaluateSettings, scored: Sequence[_Scored], on_progress: ProgressCallback, cancelled: CancelCheck
-) -> dict[str, Any]:
-    sections: dict[str, Any] = {}
-    baselines: dict[str, dict[str, Any]] = {}
-    for number, one in enumerate(scored):
+def _score(
+    settings: EvaluateSettings, cases: Sequence[Case], on_progress: ProgressCallback, cancelled: CancelCheck
+) -> Iterator[ScoredSection]:
+    for number, case in enumerate(cases):
         stop_if(cancelled)
-        name = one.encoded.section.name
-        on_progress("score", number, len(scored), name)
-        figures = _score(settings, one)
-        sections[name] = figures.pop(MODEL) | _calibration(settings, one)
-        for baseline, of_section in figures.items():
-            baselines.setdefault(baseline, {"oracle": baseline in ORACLES, "sections": {}})["sections"][name] = (
-                of_section
-            )
-    on_progress("score", len(scored), len(scored), "")
+        on_progress("score", number, len(cases), case.encoded.section.name)
+        # Another seed a section: their resamples are independent, those of methods on one section are paired.
+        yield score_section(case, replicates=settings.replicates, seed=settings.seed + number)
+    on_progress("score", len(cases), len(cases), "")
+
+
+def _evaluation(settings: EvaluateSettings, scored: Sequence[ScoredSection], model: Model | None) -> dict[str, Any]:
+    names = [one.case.encoded.section.name for one in scored]
+    patients = [one.case.encoded.section.patient for one in scored]
+    baselines: dict[str, dict[str, Any]] = {}
+    points = {MODEL: {name: one.point for name, one in zip(names, scored, strict=True)}}
+    for name, one in zip(names, scored, strict=True):
+        for baseline, figures in one.baselines.items():
+            entry = baselines.setdefault(baseline, {"oracle": baseline in ORACLES, "sections": {}})
+            entry["sections"][name] = figures
+            points.setdefault(baseline, {})[name] = one.baseline_points[baseline]
     return {
         "split": f"leave one {settings.leave_one_out} out" if settings.leave_one_out else "a finished model",
-        "protocol": {"min_total": MIN_TOTAL, "block_um": BLOCK_UM, "replicates": settings.replicates},
-        "patients": len({one.encoded.section.patient for one in scored}),
-        "gene_set": _gene_set(settings, scored),
-        "sections": sections,
+        "protocol": {
+            "name": "stimage",
+            "min_total": MIN_TOTAL,
+            "block_um": BLOCK_UM,
+            "replicates": settings.replicates,
+        },
+        "patients": len(set(patients)),
+        "gene_set": _gene_set(settings, scored, model),
+        "sections": {name: one.figures for name, one in zip(names, scored, strict=True)},
         "baselines": baselines,
-        "summary": _summary(sections, baselines),
-        "settings": settings.to_dict(),
-        "versions": versions(),
+        "summary": summarise(points, dict(zip(names, patients, strict=True))),
+        "warnings": sorted({f"{n}: {w}" for n, s in zip(names, scored, strict=True) for w in s.figures["warnings"]}),
     }
 
 
-def _score(settings: EvaluateSettings, one: _Scored) -> dict[str, dict[str, Any]]:
-    """Return the point metrics of the model and each baseline, and the model's lead over each, paired."""
-    scored_as = partial(
-        point_metrics,
-        one.measured,
-        rates=one.rates,
-        reference_total=one.reference_total,
-        replicates=settings.replicates,
-        seed=settings.seed,
-    )
-    prediction = one.ensemble.predict(one.encoded.features, device=torch.device("cpu"))
-    model = scored_as(prediction.mean.astype(np.float64))
-    said_of_it = {"patient": one.encoded.section.patient, "note": one.note}
-    found: dict[str, dict[str, Any]] = {MODEL: said_of_it | _plain(model)}
-    for name, baseline in one.baselines.items():
-        metrics = scored_as(baseline.mean, predicted_residual=baseline.residual)
-        lead = {metric: model[metric].minus(metrics[metric]) for metric in model}
-        found[name] = _plain(metrics) | {"model_lead": _plain(lead)}
-    return found
-
-
-def _plain(figures: dict[str, Interval]) -> dict[str, Any]:
-    return {name: figure.to_dict() for name, figure in figures.items()}
-
-
-def _calibration(settings: EvaluateSettings, one: _Scored) -> dict[str, Any]:
-    """Return randomised coverage at the measured depth, pooled and by the gene's mean in training."""
-    heads, measured = one.ensemble.heads, one.measured
-    features = one.ensemble.known(one.encoded.features)
-    size = (measured.totals / one.reference_total)[:, None]
-    cdf, below = np.zeros(measured.counts.shape), np.zeros(measured.counts.shape)
-    for weight, bias, log_r in zip(heads.weight, heads.bias, heads.log_total_count, strict=True):
-        mean = size * np.exp(np.clip(features @ weight + bias, *LOG_MEAN_RANGE))
-        r = np.exp(log_r)[None]
-        cdf += mixture_cdf(measured.counts, mean[None], r[None]) / len(heads.weight)
-        below += mixture_cdf(measured.counts - 1, mean[None], r[None]) / len(heads.weight)
-    pit = randomised_pit(cdf, below, seed=settings.seed)
-    typical = one.rates * one.reference_total
-    return {
-        "coverage": coverage(pit),
-        "coverage_by_training_mean": coverage_by_stratum(pit, typical),
-        "pit_histogram": pit_histogram(pit),
-    }
-
-
-def _gene_set(settings: EvaluateSettings, scored: Sequence[_Scored]) -> dict[str, Any]:
-    panels = {one.panel.genes for one in scored}
+def _gene_set(settings: EvaluateSettings, scored: Sequence[ScoredSection], model: Model | None) -> dict[str, Any]:
+    panels = {one.case.panel.genes for one in scored}
     names = "\n".join(",".join(genes) for genes in sorted(panels))
-    how = settings.genes.name if settings.genes else "panel of the model" if settings.model else "chosen in each fold"
+    given = None if settings.genes is None else settings.genes.name
+    independent = given is None or given in INDEPENDENT or ":" in given
+    if model is not None:
+        # Of a list that the user gave to training nobody knows which sections it was chosen with.
+        independent = independent and "given by the user" not in model.card.get("panel_choice", {}).get("how", "")
     return {
-        "name": how,
+        "name": given or ("panel of the model" if settings.model else FOLD),
         "sha256": hashlib.sha256(names.encode()).hexdigest(),
-        "size": sorted({len(genes) for genes in panels}),
+        "size": max(len(genes) for genes in panels),
+        "chosen_without_test_sections": independent,
     }
 
 
-def _summary(sections: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
-    """Return means over sections, where there are three or more."""
-    if len(sections) < LEAST_FOR_SUMMARY:
-        return {"note": f"no mean over {len(sections)} sections"}
-    everything = {MODEL: sections} | {name: b["sections"] for name, b in baselines.items()}
-    metrics = [key for key, value in next(iter(sections.values())).items() if isinstance(value, dict) and "ci" in value]
-    return {
-        name: {metric: float(np.mean([s[metric]["value"] for s in of.values()])) for metric in metrics}
-        for name, of in everything.items()
-    }
+def _research_use(model: Model | None, encoded: Sequence[EncodedSection]) -> str:
+    return model.research_use if model else research_use(len({s.section.patient for s in encoded}))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stimage_qupath.config import SegmentSettings
+from stimage_qupath.config import PredictSettings, SegmentSettings
 from stimage_qupath.errors import AnnotationError, ImageError
 from stimage_qupath.regions.annotations import clip_to_image, read_regions, select_regions
 from stimage_qupath.regions.tissue import find_tissue
+from stimage_qupath.regions.whole import whole_slide
 from stimage_qupath.results import Region
 from stimage_qupath.slide.calibration import slide_pixel_size
+from stimage_qupath.slide.plane import Plane
 from stimage_qupath.slide.reader import Slide
-from stimage_qupath.slide.view import open_view
+from stimage_qupath.slide.view import open_view, plane_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,14 @@ def open_input(settings: SegmentSettings) -> Iterator[Input]:
         Its pixel size.
     """
     chosen, warnings = _annotations(settings)
-    with open_view(settings.image, settings.view) as slide:
+    view, plane = _plane(settings, chosen)
+    with open_view(settings.image, view) as slide:
         if chosen is not None:
             chosen, clipped = clip_to_image(chosen, slide.width, slide.height)
             warnings += clipped
         mpp = slide_pixel_size(slide, settings.mpp)
-        regions = find_tissue(slide, mpp) if chosen is None else chosen
+        found = [] if chosen is not None else _not_annotated(settings, slide, mpp)
+        regions = chosen or [replace(region, z=plane.z, t=plane.t) for region in found]
         if not regions:
             msg = (
                 f"expected tissue in {settings.image.name}, found none; pass --annotations with the area to analyse, "
@@ -94,6 +98,31 @@ def open_input(settings: SegmentSettings) -> Iterator[Input]:
             )
             raise AnnotationError(msg)
         yield Input(slide, mpp, tuple(regions), slide.content_id(), tuple(warnings))
+
+
+def _not_annotated(settings: SegmentSettings, slide: Slide, mpp: float) -> list[Region]:
+    """Return the tissue; the whole slide where the user's nuclei say where to look."""
+    if isinstance(settings, PredictSettings) and settings.nuclei is not None:
+        return [whole_slide(slide)]
+    return find_tissue(slide, mpp)
+
+
+def _plane(settings: SegmentSettings, regions: list[Region] | None) -> tuple[tuple[str, ...], Plane]:
+    """Return the view to open, which reads the plane of the annotations, and that plane."""
+    plane = plane_of(settings.view)
+    planes = sorted({(region.z, region.t) for region in regions or ()}) or [(plane.z, plane.t)]
+    if len(planes) > 1:
+        listed = "; ".join(f"z {z}, t {t}" for z, t in planes[:5])
+        msg = f"expected annotations of one plane, found some of {listed}; choose those of one by name, class or id"
+        raise AnnotationError(msg)
+    z, t = planes[0]
+    if (z, t) == (plane.z, plane.t):
+        return settings.view, plane
+    if plane.z or plane.t:
+        msg = f"expected annotations of z {plane.z}, t {plane.t}, which is to be read, found some of z {z}, t {t}"
+        msg += "; draw them on that plane"
+        raise AnnotationError(msg)
+    return (f"plane {z},{t}", *settings.view), replace(plane, z=z, t=t)
 
 
 def _annotations(settings: SegmentSettings) -> tuple[list[Region] | None, list[str]]:

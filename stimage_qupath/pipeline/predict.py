@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,23 @@ import torch
 from numpy.typing import NDArray
 
 from stimage_qupath import names
-from stimage_qupath.config import PredictSettings, SegmentSettings
+from stimage_qupath.config import ExplainSettings, PredictSettings, SegmentSettings
 from stimage_qupath.export.partial_folder import PartialFolder
 from stimage_qupath.export.run_folder import RunWriter
 from stimage_qupath.export.run_reader import what_is_foreign
 from stimage_qupath.export.tables import outside_training
 from stimage_qupath.models.checkpoint import Model, load_model
+from stimage_qupath.models.scale import scale_notes
 from stimage_qupath.nuclei.features import diameter_warning
-from stimage_qupath.nuclei.registry import choose_segmenter
-from stimage_qupath.nuclei.segment import CellChunk, segment_regions
-from stimage_qupath.nuclei.segmenter import Segmenter
+from stimage_qupath.nuclei.segment import CellChunk
+from stimage_qupath.pipeline import explain
 from stimage_qupath.pipeline.inputs import Input, open_input
+from stimage_qupath.pipeline.nuclei import NucleiSource, choose_nuclei
 from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
 from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM, CellPredictor
 from stimage_qupath.prediction.device import choose_device, default_batch_size
+from stimage_qupath.regions.quality import QualityMap, with_quality
+from stimage_qupath.regions.stain_overview import normalised, target_of
 from stimage_qupath.report.overview import draw_overviews
 from stimage_qupath.results import CancelCheck, Prediction, ProgressCallback, never_cancelled, no_progress, stop_if
 
@@ -38,6 +42,8 @@ def run(
     settings: SegmentSettings,
     on_progress: ProgressCallback = no_progress,
     cancelled: CancelCheck = never_cancelled,
+    *,
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """Find the nuclei of the regions and, given :class:`PredictSettings`, predict the panel for each.
 
@@ -47,6 +53,8 @@ def run(
         ``SegmentSettings`` for nuclei alone, ``PredictSettings`` for predictions too.
     on_progress, cancelled
         Progress and cancellation.
+    model
+        The model that ``settings`` name, where it is loaded already; None loads it after the image is checked.
 
     Returns
     -------
@@ -62,28 +70,39 @@ def run(
     watch = Stopwatch()
     with ExitStack() as stack:
         source = stack.enter_context(open_input(settings))
-        segmenter = choose_segmenter(settings.segmenter, device=choose_device(settings.device))
-        plan = _plan(settings) if isinstance(settings, PredictSettings) else None
-        writer = stack.enter_context(_writer(settings, plan))
+        nuclei = choose_nuclei(settings, source)
+        plan = _plan(settings, model) if isinstance(settings, PredictSettings) else None
+        scale = () if plan is None else scale_notes(plan.model.encoder.card, source.mpp, what=settings.image.name)
+        writer = stack.enter_context(_writer(settings, plan, nuclei))
         tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
-        for chunk, prediction in _stream(settings, source, segmenter, plan, watch, on_progress, cancelled):
+        with watch.stage("quality"):
+            quality_map = QualityMap(source.slide, source.mpp)
+        for chunk, prediction in _stream(settings, source, nuclei, plan, watch, on_progress, cancelled):
             tally.start_regions(writer, source, chunk.region_index)
+            with watch.stage("quality", len(chunk.cells)):
+                chunk = replace(chunk, cells=with_quality(chunk.cells, quality_map))
             with watch.stage("write", len(chunk.cells)):
                 writer.append(chunk.cells, prediction)
             tally.add(chunk, prediction)
         tally.start_regions(writer, source, len(source.regions) - 1)
         stop_if(cancelled)
-        warnings = [*source.warnings, *source.check_tiles(settings.max_bad_tiles), *tally.warnings(source.mpp)]
+        with watch.stage("quality"):
+            quality = quality_map.summary()
+        warnings = [*source.warnings, *nuclei.warnings, *source.check_tiles(settings.max_bad_tiles)]
+        warnings += [*quality.warnings(), *tally.warnings(source.mpp)]
         if plan is not None:
-            warnings += plan.warnings()
+            warnings += [*scale, *plan.warnings()]
             with watch.stage("overview", len(plan.drawn)):
                 note = plan.model.research_use
                 draw_overviews(
                     writer.folder, tally.dots(plan.drawn), source.slide, source.regions, plan.drawn, note=note
                 )
-        record = _record(settings, source, plan, warnings, watch)
+        record = {**_record(settings, source, plan, warnings, watch), "quality": quality.to_dict()}
         output = writer.finish(record)
-    return {**record, "output": str(output), "cells": tally.cells}
+    found = {**record, "output": str(output), "cells": tally.cells}
+    if plan is not None and plan.settings.explain and tally.cells:
+        found["attribution"] = explain.run(plan.explanation(output), on_progress, cancelled)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,17 @@ class _Plan:
         if self.settings.intervals:
             return np.arange(len(self.model.panel))
         return self.model.panel.index(self.genes) if self.settings.measurements == "all" else None
+
+    def explanation(self, output: Path) -> ExplainSettings:
+        """Return how the finished run is explained."""
+        return ExplainSettings(
+            run=output,
+            genes=self.settings.explain,
+            image=self.settings.image,
+            device=self.settings.device,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+        )
 
     def warnings(self) -> list[str]:
         """Say which written genes have no held-out support."""
@@ -179,12 +209,13 @@ class _Tally:
         return found
 
 
-def _plan(settings: PredictSettings) -> _Plan:
-    model = load_model(settings.model)
+def _plan(settings: PredictSettings, model: Model | None) -> _Plan:
+    model = model or load_model(settings.model)
+    model.choose_genes(settings.explain)  # refused before any work
     return _Plan(settings, model, model.choose_genes(settings.genes), choose_device(settings.device))
 
 
-def _writer(settings: SegmentSettings, plan: _Plan | None) -> RunWriter:
+def _writer(settings: SegmentSettings, plan: _Plan | None, nuclei: NucleiSource) -> RunWriter:
     if plan is None:
         return RunWriter(settings.output, panel=None, force=settings.force, model_card={})
     return RunWriter(
@@ -195,29 +226,22 @@ def _writer(settings: SegmentSettings, plan: _Plan | None) -> RunWriter:
         intervals=plan.settings.intervals,
         force=settings.force,
         model_card=plan.model.card,
+        own_objects=nuclei.are_own,
+        color_of_class=nuclei.color_of_class,
     )
 
 
 def _stream(
     settings: SegmentSettings,
     source: Input,
-    segmenter: Segmenter,
+    nuclei: NucleiSource,
     plan: _Plan | None,
     watch: Stopwatch,
     on_progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> Iterator[tuple[CellChunk, Prediction | None]]:
     """Yield blocks of nuclei, with their prediction where there is a model."""
-    found = segment_regions(
-        source.slide,
-        source.mpp,
-        source.regions,
-        segmenter,
-        image_id=source.image_id,
-        threads=settings.threads,
-        on_progress=on_progress,
-        cancelled=cancelled,
-    )
+    found = nuclei.chunks(threads=settings.threads, on_progress=on_progress, cancelled=cancelled)
     chunks = watch.waiting("nuclei", found)
     if plan is None:
         for chunk in chunks:
@@ -225,7 +249,7 @@ def _stream(
             yield chunk, None
         return
     predictor = CellPredictor(
-        slide=source.slide,
+        slide=normalised(source.slide, source.mpp, target_of(plan.model.card)),
         mpp=source.mpp,
         encoder=plan.model.encoder,
         ensemble=plan.model.ensemble,

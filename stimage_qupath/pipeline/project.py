@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -30,11 +31,12 @@ from stimage_qupath.errors import (
 from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect import write_annotations
 from stimage_qupath.geojson_dialect.disk import output_errors
-from stimage_qupath.models.checkpoint import load_model
+from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.pipeline import predict
+from stimage_qupath.pipeline.new_project import create_project
 from stimage_qupath.pipeline.record import versions
 from stimage_qupath.qupath.client import BridgeClient
-from stimage_qupath.qupath.guards import fingerprint
+from stimage_qupath.qupath.guards import fingerprint, undo
 from stimage_qupath.qupath.qpproj import Project, ProjectImage, read_project
 from stimage_qupath.qupath.relocate import find_image, parse_path_maps
 from stimage_qupath.qupath.source import ObjectSource, choose_source
@@ -103,18 +105,27 @@ def run(
     StimageError
         Of the kind that fits, where nothing could be done, or the only image failed.
     """
-    project = read_project(settings.image)
     path_maps = parse_path_maps(settings.path_maps)
-    images = _choose(project, settings.images)
-    load_model(settings.model).choose_genes(settings.genes)  # a wrong name is one error, not one an image
-    _claim(settings)
-    table = [_Row(image.id, image.name) for image in images]
     with ExitStack() as stack:
         client = None if settings.java == "never" else stack.enter_context(BridgeClient())
         if settings.write_back and (client is None or not client.has_qupath()):
             msg = "expected QuPath to write the project, found none; install it or set PAQUO_QUPATH_DIR to its folder"
             raise MissingPartError(msg)
-        flow = _Flow(settings, project, path_maps, choose_source(project, client), client)
+        images: Sequence[ProjectImage] = ()
+        if not settings.create_project:
+            images = _choose(read_project(settings.image), settings.images)
+        if settings.nuclei is not None and len(images) != 1:
+            msg = f"expected one image of a project with a file of nuclei, found {len(images)}; choose it with --images"
+            raise UsageError(msg)
+        model = load_model(settings.model)
+        model.choose_genes(settings.genes)  # a wrong name is one error, not one an image
+        _claim(settings)
+        if settings.create_project:
+            settings = replace(settings, write_back=create_project(settings, client))
+        project = read_project(settings.image)
+        images = images or project.images
+        table = [_Row(image.id, image.name) for image in images]
+        flow = _Flow(settings, model, project, path_maps, choose_source(project, client), client)
         failures: list[StimageError] = []
         for number, (row, image) in enumerate(zip(table, images, strict=True)):
             stop_if(cancelled)
@@ -164,6 +175,7 @@ class _Flow:
     """What all images of a run share."""
 
     settings: ProjectSettings
+    model: Model
     project: Project
     path_maps: dict[str, str]
     source: ObjectSource
@@ -191,7 +203,7 @@ class _Flow:
             region_names=(),
             region_ids=(),
         )
-        record = predict.run(one, on_progress, cancelled)
+        record = predict.run(one, on_progress, cancelled, model=self.model)
         row.run, row.cells, row.regions = folder.name, record["cells"], len(regions)
         row.warnings += record["warnings"]
         if row.cells > MANY_CELLS:
@@ -207,25 +219,20 @@ class _Flow:
             kind = image.unsupported
             msg = f"expected an image as in its file, turned or cropped, found {image.name}: '{kind}'; add the original"
             raise ImageError(msg)
-        if image.series > 0:
-            msg = f"expected the first image of a file, found series {image.series} in {image.name}; export it alone"
-            raise ImageError(msg)
 
     def _regions(self, row: _Row, image: ProjectImage) -> tuple[Region, ...] | None:
         """Return the chosen annotations, () where tissue is to be found, None where the image has none of those."""
         row.read = self.source.route
         found = area_regions(self.source.objects(image, kinds=("annotation",)))
-        flat = tuple(region for region in found if region.z == 0 and region.t == 0)
-        if len(flat) < len(found):
-            row.warnings.append(f"{len(found) - len(flat)} annotations on another z or t than the first were left out")
         wanted = self.settings
-        if not (wanted.classes or wanted.region_names or wanted.region_ids):
-            return flat
-        try:
-            return tuple(select_regions(flat, classes=wanted.classes, names=wanted.region_names, ids=wanted.region_ids))
-        except AnnotationError as error:
-            row.warnings.append(str(error))
-            return None
+        if wanted.classes or wanted.region_names or wanted.region_ids:
+            try:
+                selection = {"classes": wanted.classes, "names": wanted.region_names, "ids": wanted.region_ids}
+                found = tuple(select_regions(found, **selection))
+            except AnnotationError as error:
+                row.warnings.append(str(error))
+                return None
+        return _of_one_plane(found, row)
 
     def _save_regions(self, folder: Path, regions: tuple[Region, ...]) -> Path | None:
         """Write the regions beside the run, so that it can be repeated without the project."""
@@ -248,19 +255,36 @@ class _Flow:
         if self.client is None:
             msg = "expected QuPath's process, found none"
             raise StimageError(msg)
-        written: dict[str, Any] = self.client.ask(
-            "write",
-            on_progress=lambda done, total: on_progress("write back", done, total, image.name),
-            project=str(self.project.path),
-            image=image.id,
-            run=str(folder.resolve()),
-            expected=before,
-            path_map=self.path_maps,
-        )
+        on_progress("write back", 0, 0, image.name)
+        try:
+            written: dict[str, Any] = self.client.ask(
+                "write",
+                on_progress=lambda done, total: on_progress("write back", done, total, image.name),
+                project=str(self.project.path),
+                image=image.id,
+                run=str(folder.resolve()),
+                expected=before,
+                path_map=self.path_maps,
+            )
+        except (KeyboardInterrupt, CancelledError):
+            self.client.kill()
+            undo(image.data_path, before)
+            raise
         return written
 
 
-def _choose(project: Project, pattern: str) -> list[ProjectImage]:
+def _of_one_plane(regions: tuple[Region, ...], row: _Row) -> tuple[Region, ...]:
+    """Return the regions of the first plane that has some; a run is of one plane."""
+    planes = sorted({(region.z, region.t) for region in regions})
+    if len(planes) < 2:
+        return regions
+    z, t = planes[0]
+    kept = tuple(region for region in regions if (region.z, region.t) == (z, t))
+    row.warnings.append(f"{len(regions) - len(kept)} annotations on another plane than z {z}, t {t} were left out")
+    return kept
+
+
+def _choose(project: Project, pattern: str) -> Sequence[ProjectImage]:
     images = [image for image in project.images if fnmatchcase(image.name, pattern)]
     if not images:
         listed = ", ".join(image.name for image in project.images[:5]) or "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,32 @@ from numpy.typing import NDArray
 from stimage_qupath.config import TrainSettings
 from stimage_qupath.errors import UsageError
 from stimage_qupath.export.partial_folder import PartialFolder
+from stimage_qupath.models.baseline_store import CARD_KEY
 from stimage_qupath.models.checkpoint import save_model
 from stimage_qupath.models.encoders import Encoder, load_encoder
+from stimage_qupath.models.recorded_encoder import encoder_record
 from stimage_qupath.names import MODEL_JSON
+from stimage_qupath.pipeline.baselines import images_of, keep_baselines
+from stimage_qupath.pipeline.fine_tuning import CAVEAT, check_fine_tuning, fine_tune_into
+from stimage_qupath.pipeline.stain_choice import choose_stain
+from stimage_qupath.prediction.cache import choose_cache
 from stimage_qupath.prediction.device import choose_device, default_batch_size
 from stimage_qupath.results import CancelCheck, Panel, ProgressCallback, never_cancelled, no_progress
-from stimage_qupath.spots.genes import read_panel, variable_genes, well_known
+from stimage_qupath.spots.panel_choice import PanelChoice, choose_panel
+from stimage_qupath.spots.placement import place_sections
 from stimage_qupath.spots.readers import read_dataset
 from stimage_qupath.spots.section import MIN_TOTAL, Section
 from stimage_qupath.spots.splits import BLOCK_UM
 from stimage_qupath.training.dataset import EncodedSection, encode_sections
-from stimage_qupath.training.recipe import Trained, train_ensemble
+from stimage_qupath.training.recipe import Choice, Recipe, Trained, train_ensemble
 from stimage_qupath.validation.expression import Measured, gene_residual_pcc, point_metrics
 
 DEFAULT_GENES = 10
 """Genes QuPath gets unless asked otherwise: a measurement table that a person can read."""
+LIKELIHOODS = {
+    "nb": "negative binomial with depth as offset; total_count per gene, from out-of-fold predictions",
+    "poisson": "Poisson with depth as offset",
+}
 PROTOCOL = (
     "spots under 200 counts left out; point metrics at reference depth, mean over genes; nothing computed from a "
     "held-out spot's counts enters its prediction; 95 % intervals by spatial-block bootstrap"
@@ -58,33 +70,89 @@ def run(
         Before anything stands under the final name.
     """
     device = choose_device(settings.device)
-    sections = [section.with_enough_counts() for section in read_dataset(settings.dataset)]
-    training, held_out = _split(sections, settings.hold_out)
-    panel, unmeasured = _panel(settings, training)
-    encoder = load_encoder(
-        settings.encoder, weights=None if settings.encoder_weights is None else str(settings.encoder_weights)
+    sections = place_sections(
+        read_dataset(settings.dataset, gene_table=settings.gene_table), aggregate_um=settings.aggregate_um
     )
+    sections = [section.with_enough_counts() for section in sections]
+    training, held_out = _split(sections, settings.hold_out)
+    chosen = choose_panel(
+        None if settings.genes is None else str(settings.genes),
+        training,
+        number=settings.panel_size,
+        min_detection=settings.min_detection,
+    )
+    encoder = load_encoder(
+        settings.encoder,
+        weights=None if settings.encoder_weights is None else str(settings.encoder_weights),
+        precision=settings.precision,
+    )
+    recipe = _recipe(settings, encoder)
+    check_fine_tuning(settings, encoder, training)
     with PartialFolder(settings.output, force=settings.force, why_keep=_why_keep) as folder:
-        encoded = encode_sections(
-            training + held_out,
-            encoder,
+        encode = partial(
+            encode_sections,
             device=device,
             batch_size=settings.batch_size or default_batch_size(device),
             threads=settings.threads,
             on_progress=on_progress,
             cancelled=cancelled,
+            cache=choose_cache(settings.cache, off=settings.no_cache),
         )
+        stain = choose_stain(
+            settings.stain_normalisation,
+            training,
+            chosen.panel,
+            encode=partial(encode, encoder=encoder),
+            recipe=recipe,
+            cancelled=cancelled,
+        )
+        learnt: dict[str, Any] = {}
+        if settings.fine_tune:
+            encoder, learnt = fine_tune_into(
+                folder.path,
+                settings,
+                encoder,
+                training,
+                chosen.panel,
+                device=device,
+                stain=stain.target,
+                on_progress=on_progress,
+                cancelled=cancelled,
+            )
+        encoded = encode(training + held_out, encoder=encoder, stain=stain.target)
         seen, unseen = encoded[: len(training)], encoded[len(training) :]
-        trained = train_ensemble(
-            seen, panel, members=settings.members, seed=settings.seed, on_progress=on_progress, cancelled=cancelled
-        )
+        trained = train_ensemble(seen, chosen.panel, recipe, on_progress=on_progress, cancelled=cancelled)
         on_progress("score", 0, 1, "")
-        card = _card(settings, encoder, seen, trained, unmeasured)
+        card = _card(settings, encoder, seen, trained, chosen)
+        card["stain"] = stain.record()
         card |= _figures(seen, unseen, trained)
+        if learnt:
+            card["fine_tuned"] = learnt
+            card["held_out"]["out_of_fold"]["split"] += f"; {CAVEAT}"
+        card["images_seen"] = {
+            "heads": [s.image_sha256 for s in seen],
+            "encoder": sorted(images_of(encoder)),
+        }
+        card[CARD_KEY] = keep_baselines(
+            folder.path,
+            seen,
+            trained,
+            encoder,
+            device=device,
+            batch_size=settings.batch_size or default_batch_size(device),
+            threads=settings.threads,
+            seed=settings.seed,
+            cancelled=cancelled,
+        )
         save_model(folder.path, card, trained.ensemble)
         folder.publish()
     on_progress("score", 1, 1, "")
     return card
+
+
+def _recipe(settings: TrainSettings, encoder: Encoder) -> Recipe:
+    widths = tuple(part.width for part in encoder.card.parts)
+    return Recipe(settings.members, settings.seed, settings.likelihood, settings.recalibrate, blocks=widths)
 
 
 def _why_keep(folder: Any) -> str | None:
@@ -107,35 +175,37 @@ def _split(sections: list[Section], hold_out: tuple[str, ...]) -> tuple[list[Sec
     return training, [section for section in sections if section.name in hold_out]
 
 
-def _panel(settings: TrainSettings, training: Sequence[Section]) -> tuple[Panel, tuple[str, ...]]:
-    if settings.genes is not None:
-        return read_panel(settings.genes, training)
-    return variable_genes(training, number=settings.panel_size, keep=well_known()), ()
-
-
 def _card(
     settings: TrainSettings,
     encoder: Encoder,
     seen: Sequence[EncodedSection],
     trained: Trained,
-    unmeasured: tuple[str, ...],
+    choice: PanelChoice,
 ) -> dict[str, Any]:
     """Return what the card says of how the model was made."""
-    variable = "most variable over the spots of the training sections, and PAM50, the 21-gene score and common markers"
-    chosen = "a list given by the user" if settings.genes else variable
-    weights = {} if settings.encoder_weights is None else {"weights": str(settings.encoder_weights)}
+    weights = None if settings.encoder_weights is None else str(settings.encoder_weights)
     return {
         "name": settings.name or settings.output.name,
-        "encoder": {**encoder.card.to_dict(), **weights},
+        "encoder": encoder_record(encoder, weights),
         "reference_total": trained.reference_total,
-        "panel_choice": {"how": chosen, "asked_but_not_measured": list(unmeasured)},
-        "likelihood": "negative binomial with depth as offset; total_count per gene, from out-of-fold predictions",
+        "panel_choice": {
+            "how": choice.how,
+            "asked_but_not_measured": list(choice.missing),
+            "notes": list(choice.notes),
+        },
+        "likelihood": LIKELIHOODS[settings.likelihood],
         "ensemble": {
             "members": settings.members,
             "bootstrap_level": trained.bootstrap_level,
             "seed": settings.seed,
-            "penalty": trained.penalty,
-            "penalties_tried": {f"{p:g}": score for p, score in trained.penalty_scores.items()},
+            "penalty": trained.choice.penalty,
+            "rank": trained.choice.rank,
+            "tried": _tried(trained.choice),
+            **_by_encoder(encoder, trained.choices),
+        },
+        "recalibration": {
+            "method": settings.recalibrate,
+            "sentence": trained.ensemble.recalibration.sentence,
         },
         "training": {
             "patients": len({s.section.patient for s in seen}),
@@ -144,6 +214,21 @@ def _card(
             "sections": [_section_record(s) for s in seen],
         },
     }
+
+
+def _tried(choice: Choice) -> list[list[float]]:
+    return [[p, k, round(score, 4)] for (p, k), score in choice.scores.items()]
+
+
+def _by_encoder(encoder: Encoder, choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return what was chosen for each of several encoders; members take turns with them."""
+    if not encoder.card.parts:
+        return {}
+    each = [
+        {"name": part.name, "penalty": choice.penalty, "rank": choice.rank, "tried": _tried(choice)}
+        for part, choice in zip(encoder.card.parts, choices, strict=True)
+    ]
+    return {"by_encoder": each}
 
 
 def _section_record(encoded: EncodedSection) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def interpolation(
             ood_score=mixed(prediction.ood_score),
             p05=None if prediction.p05 is None else mixed(prediction.p05),
             p95=None if prediction.p95 is None else mixed(prediction.p95),
+            high=None if prediction.high is None else mixed(prediction.high),
         )
 
     return nodes * stride_px, mix

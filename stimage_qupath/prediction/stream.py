@@ -21,7 +21,7 @@ from stimage_qupath.models.encoders import Encoder, EncoderCard
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress, stop_if
 from stimage_qupath.slide.reader import Slide
 
-BLOCK_UM = 1000.0
+BLOCK_UM = 1024.0
 """Side of a block of places: large against the window around each, small against memory (5 MB at 1 um)."""
 
 Job = TypeVar("Job")
@@ -80,20 +80,21 @@ def plan_windows(points_px: NDArray[np.float64], card: EncoderCard, slide: Slide
     order = np.argsort(member.ravel(), kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(member.ravel(), minlength=len(keys)))[:-1])
     limit = None if card.pads_edges else (int(slide.width / downsample), int(slide.height / downsample))
-    return [_frame(points_px, index, card.tile_px, downsample, limit) for index in groups]
+    return [_frame(points_px, index, card, downsample, limit) for index in groups]
 
 
 def _frame(
     points_px: NDArray[np.float64],
     index: NDArray[np.intp],
-    tile_px: int,
+    card: EncoderCard,
     downsample: float,
     limit: tuple[int, int] | None,
 ) -> Window:
     """Frame one group; ``limit`` (width, height) of the slide at ``downsample`` clips the frame."""
     grid = points_px[index] / downsample
-    margin = tile_px // 2 + 1
+    margin = card.tile_px // 2 + 1
     low = np.floor(grid.min(axis=0)).astype(np.int64) - margin
+    low -= low % card.align_px
     high = np.ceil(grid.max(axis=0)).astype(np.int64) + margin
     if limit is not None:
         low, high = np.clip(low, 0, np.array(limit) - 1), np.clip(high, 1, limit)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -141,6 +142,7 @@ class Bridge:
 
 def main(arguments: list[str]) -> int:
     """Answer the request in the file named by the only argument, or each line of stdin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started this one decides
     answers = _own_stdout()
 
     def emit(message: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -45,6 +45,17 @@ class RingArrays:
             msg = f"expected starts that end with {len(self.xy)} positions, found {self.ring_starts[-1]}"
             raise ValueError(msg)
 
+    def take(self, index: NDArray[np.intp]) -> RingArrays:
+        """Return some of the polygons, in the order of ``index``."""
+        rings = [np.arange(*self.part_starts[i : i + 2].tolist()) for i in index.tolist()]
+        ring = np.concatenate([np.empty(0, dtype=np.intp), *rings])
+        positions = [self.xy[self.ring_starts[r] : self.ring_starts[r + 1]] for r in ring.tolist()]
+        return RingArrays(
+            xy=np.concatenate([np.empty((0, 2)), *positions]),
+            ring_starts=_starts([len(part) for part in positions]),
+            part_starts=_starts([len(part) for part in rings]),
+        )
+
     @classmethod
     def from_coordinates(cls, polygons: Sequence[Sequence[Any]]) -> RingArrays:
         """Return the polygons whose closed rings are given, (x, y) lists or arrays."""
@@ -78,6 +89,8 @@ class CellArrays:
         (cell,) int32 into the parents of the write.
     nuclei
         Polygon of each nucleus, where ``outlines`` are whole cells.
+    plane
+        Their z and t.
     """
 
     ids: NDArray[np.int64]
@@ -88,18 +101,32 @@ class CellArrays:
     classes: tuple[tuple[str, Color], ...]
     parent_of: NDArray[np.int32]
     nuclei: RingArrays | None = None
+    plane: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """Refuse arrays of different length."""
         n = len(self.ids)
-        found = (len(self.outlines.part_starts) - 1, len(self.values), len(self.class_of), len(self.parent_of))
-        if set(found) != {n} or self.values.shape[1] != len(self.measurement_names):
-            msg = f"expected {n} outlines, rows, classes and parents, found {found}"
+        found = {len(self.outlines.part_starts) - 1, len(self.values), len(self.class_of), len(self.parent_of)}
+        found |= set() if self.nuclei is None else {len(self.nuclei.part_starts) - 1}
+        if found != {n} or self.values.shape[1] != len(self.measurement_names):
+            msg = f"expected {n} outlines, rows, classes, parents and nuclei, found {sorted(found)}"
             raise ValueError(msg)
 
     def __len__(self) -> int:
         """Return the number of nuclei."""
         return len(self.ids)
+
+    def take(self, index: NDArray[np.intp]) -> CellArrays:
+        """Return some of the nuclei, in the order of ``index``."""
+        return replace(
+            self,
+            ids=self.ids[index],
+            outlines=self.outlines.take(index),
+            values=self.values[index],
+            class_of=self.class_of[index],
+            parent_of=self.parent_of[index],
+            nuclei=None if self.nuclei is None else self.nuclei.take(index),
+        )
 
 
 def uuid_halves(identities: Sequence[str]) -> NDArray[np.int64]:
@@ -119,17 +146,22 @@ def iter_cells(run: Run, *, block_cells: int = BLOCK_CELLS) -> Iterator[CellArra
     Raises
     ------
     UsageError
-        The file holds another number of nuclei than ``run.json`` says, or is no file of ours.
+        The file holds other nuclei than ``run.json`` says: another number, or another first one of a region.
     """
     parents = np.repeat(np.arange(len(run.spans), dtype=np.int32), [span.count for span in run.spans])
     measurement_names = tuple(run.record["measurements"])
+    plane = (run.spans[0].region.z, run.spans[0].region.t) if run.spans else (0, 0)  # a run is of one plane
+    first_ids = {span.first: span.first_id for span in run.spans if span.count}
     done = 0
     try:
         with gzip.open(run.geojson_path, "rb") as stream:
             next(stream)  # the head of the collection; one feature a line follows
             lines = (line for line in stream if line.startswith(b'{"type"'))
             while block := [orjson.loads(line.rstrip(b",\n")) for line in islice(lines, block_cells)]:
-                yield _block(block, measurement_names, parents[done : done + len(block)])
+                _check_first(block, first_ids, done, run)
+                for index in _alike(block):
+                    members = [block[i] for i in index.tolist()]
+                    yield _block(members, measurement_names, parents[done + index], plane)
                 done += len(block)
     except (OSError, EOFError, StopIteration, ValueError, KeyError, TypeError) as error:
         msg = f"expected the nuclei of a run in {run.geojson_path}, found: {error!r}; run the prediction again"
@@ -139,7 +171,25 @@ def iter_cells(run: Run, *, block_cells: int = BLOCK_CELLS) -> Iterator[CellArra
         raise UsageError(msg)
 
 
-def _block(features: list[dict[str, Any]], names: tuple[str, ...], parents: NDArray[np.int32]) -> CellArrays:
+def _check_first(block: list[dict[str, Any]], first_ids: dict[int, str | None], done: int, run: Run) -> None:
+    """Refuse a block in which a region begins with another nucleus than the record says."""
+    for first, expected in first_ids.items():
+        if done <= first < done + len(block) and block[first - done]["id"] != expected:
+            found = block[first - done]["id"]
+            msg = f"expected nucleus {expected} at place {first} of {run.geojson_path}, found {found}; "
+            msg += "run the prediction again"
+            raise UsageError(msg)
+
+
+def _alike(block: list[dict[str, Any]]) -> Iterator[NDArray[np.intp]]:
+    """Yield the places of the detections and of the cells of a block, which the user's own file may mix."""
+    is_cell = np.array(["nucleusGeometry" in feature for feature in block])
+    yield from (index for index in (np.flatnonzero(~is_cell), np.flatnonzero(is_cell)) if len(index))
+
+
+def _block(
+    features: list[dict[str, Any]], names: tuple[str, ...], parents: NDArray[np.int32], plane: tuple[int, int]
+) -> CellArrays:
     properties = [feature["properties"] for feature in features]
     nan = float("nan")
     rows = [[row.get(name, nan) for name in names] for row in (p.get("measurements") or {} for p in properties)]
@@ -156,6 +206,7 @@ def _block(features: list[dict[str, Any]], names: tuple[str, ...], parents: NDAr
         classes=tuple(known.items()),
         parent_of=parents,
         nuclei=RingArrays.from_coordinates(nuclei) if nuclei else None,
+        plane=plane,
     )
 
 

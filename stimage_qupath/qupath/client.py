@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -40,8 +41,11 @@ class BridgeClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the process."""
-        self.close()
+        """End the process; at once where something went wrong, Ctrl-C included."""
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
 
     def ask(self, op: str, *, on_progress: Callable[[int, int], None] | None = None, **arguments: Any) -> Any:
         """Return the result of one request.
@@ -82,10 +86,17 @@ class BridgeClient:
         """End the process; an unfinished request is finished first."""
         process, self._process = self._process, None
         if process is not None:
-            process.communicate()
+            with suppress(BrokenPipeError):  # it is gone, and with it who reads
+                process.communicate()
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def kill(self) -> None:
+        """End the process whatever it does; what it had begun to write has to be looked after."""
+        if self._process is not None:
+            self._process.kill()
+        self.close()
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:

@@ -118,6 +118,30 @@ def restore(data_path: Path, backup: Path | None) -> None:
         shutil.copy2(backup, data_path)
 
 
+def undo(data_path: Path, before: str | None) -> None:
+    """Bring a data file back to what it was, after the process that was to replace it was killed.
+
+    Parameters
+    ----------
+    data_path
+        Data file, beside which its copy may stand, and QuPath's own of a save that was cut short.
+    before
+        :func:`fingerprint` of what it was.
+
+    Raises
+    ------
+    AnnotationError
+        Neither the file nor its copy is what it was.
+    """
+    backup = data_path.with_name(data_path.name + BACKUP_SUFFIX)
+    if fingerprint(data_path) != before:
+        if before is not None and fingerprint(backup) != before:
+            msg = f"expected {backup} to hold {data_path} as it was, found another; restore it from your own backup"
+            raise AnnotationError(msg)
+        restore(data_path, None if before is None else backup)
+    data_path.with_name(data_path.name + SAVING_SUFFIX).unlink(missing_ok=True)
+
+
 @contextmanager
 def project_lock(folder: Path) -> Iterator[Path]:
     """Hold ``stimage.lock`` in a project's folder; the lock of a dead process of this machine is taken over.

@@ -39,10 +39,9 @@ class ProjectImage:
         Size as QuPath shows it, level-0 px; None where the project does not say.
     pixel_um
         Pixel size (x, y) in um, as QuPath has it; None where it is not calibrated.
-    series
-        Number of the image within its file.
     view
-        What QuPath does to the file's pixels, the first done first: ``rotate 90``, ``crop 0,0,100,50``.
+        What QuPath reads of the file and does to its pixels, the first done first: ``series 2``, ``rotate 90``,
+        ``crop 0,0,100,50``.
     unsupported
         Kind of a server that changes pixels in another way (a colour transform, joined channels), or None.
     is_cropped_to_bounds
@@ -56,7 +55,6 @@ class ProjectImage:
     width: int | None = None
     height: int | None = None
     pixel_um: tuple[float, float] | None = None
-    series: int = 0
     view: tuple[str, ...] = ()
     unsupported: str | None = None
     is_cropped_to_bounds: bool = True
@@ -147,8 +145,7 @@ def _image(entry: Mapping[str, Any], folder: Path) -> ProjectImage:
         width=metadata.get("width"),
         height=metadata.get("height"),
         pixel_um=_pixel_um(metadata.get("pixelCalibration") or {}),
-        series=int(arguments[arguments.index("--series") + 1]) if "--series" in arguments else 0,
-        view=view,
+        view=(*_series(arguments), *view),
         unsupported=unsupported,
         is_cropped_to_bounds="--no-crop" not in arguments,
     )
@@ -171,6 +168,11 @@ def _unwrap(builder: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, .
     if "uri" not in builder:
         unsupported = unsupported or str(builder.get("builderType"))
     return builder, tuple(step for step in reversed(steps) if step != "rotate 0"), unsupported
+
+
+def _series(arguments: list[str]) -> tuple[str, ...]:
+    number = int(arguments[arguments.index("--series") + 1]) if "--series" in arguments else 0
+    return (f"series {number}",) if number else ()
 
 
 def _pixel_um(calibration: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -66,11 +66,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, min_area_um2: float, max_
     numpy.ndarray
         (height, width) bool.
     """
-    padding = _grown(ndimage.binary_opening(rgb.max(axis=-1) < _BLACK, _disk(1)), _RIM_PX)
-    raw = optical_density(rgb)
-    texture = _local_deviation(raw[..., 1])
-    background = _background(raw, glass=(texture < _SMOOTH) & (raw[..., 1] < _PALE) & ~padding)
-    density = np.maximum(ndimage.gaussian_filter(raw - background, (_BLUR_PX, _BLUR_PX, 0)), 0.0)
+    padding, density, texture = _above_glass(rgb)
     gap = density[..., 1] - np.minimum(density[..., 0], density[..., 2])
     foreign = _foreign_colour(density)
     # A window reaches over the edge of what it measures by half its width, which the erosion takes back.
@@ -80,6 +76,35 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, min_area_um2: float, max_
     tissue = _cleaned(tissue & ~foreign & ~barred, mpp) & ~barred
     tissue |= _small_parts(~tissue, max_hole_um2 / mpp**2) & ~barred
     return tissue & ~_small_parts(tissue, min_area_um2 / mpp**2)
+
+
+def ink_mask(rgb: NDArray[np.uint8], *, mpp: float) -> NDArray[np.bool_]:
+    """Return which pixels are pen strokes or dirt: dense, and of a colour that no mixture of H and E has.
+
+    Parameters
+    ----------
+    rgb
+        (height, width, 3) uint8, at about 8 um per pixel.
+    mpp
+        um per pixel of ``rgb``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (height, width) bool; black padding around a scan is none.
+    """
+    padding, density, _ = _above_glass(rgb)
+    return _ink(_foreign_colour(density) & (density.max(axis=-1) > _DENSE) & ~padding, mpp) & ~padding
+
+
+def _above_glass(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+    """Return where the view is black padding, the smooth density above the glass, and the local texture."""
+    padding = _grown(ndimage.binary_opening(rgb.max(axis=-1) < _BLACK, _disk(1)), _RIM_PX)
+    raw = optical_density(rgb)
+    texture = _local_deviation(raw[..., 1])
+    background = _background(raw, glass=(texture < _SMOOTH) & (raw[..., 1] < _PALE) & ~padding)
+    density = np.maximum(ndimage.gaussian_filter(raw - background, (_BLUR_PX, _BLUR_PX, 0)), 0.0)
+    return padding, density, texture
 
 
 def _background(density: NDArray[np.float32], *, glass: NDArray[np.bool_]) -> NDArray[np.float32]:

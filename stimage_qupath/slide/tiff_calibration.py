@@ -4,68 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ET
-from dataclasses import dataclass
 from typing import Final
 
 from tifffile import TiffPage
 
 from stimage_qupath.slide.calibration import HIGHEST_MPP, LOWEST_MPP
+from stimage_qupath.slide.ome import UM_PER_UNIT, OmeImage
 
-UM_PER_UNIT: Final = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "\\u00b5m": 1.0,
-    "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "å": 1e-4, "inch": 25_400.0, "in": 25_400.0,
-}  # fmt: skip
 _UM_PER_RESOLUTION_UNIT: Final = {2: 25_400.0, 3: 10_000.0}  # inch, centimetre (TIFF 6.0)
 _APERIO_MPP: Final = re.compile(r"\|\s*MPP\s*=\s*([0-9]*\.?[0-9]+)")
 _IMAGEJ_UNIT: Final = re.compile(r"^unit=(.+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class OmeImage:
-    """First image of an OME-XML document.
-
-    Attributes
-    ----------
-    page
-        Index of its first page in the file.
-    channels
-        Number of samples per position; three for RGB.
-    mpp_xy
-        um per pixel, None where either is not stated in a unit of length.
-    """
-
-    page: int
-    channels: int
-    mpp_xy: tuple[float, float] | None
-
-
-def first_ome_image(xml: str) -> OmeImage | None:
-    """Return the first image of an OME-XML document, None where there is no readable one.
-
-    Source: OME model 2016-06, https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.html.
-    """
-    try:
-        pixels = ET.fromstring(xml).find("{*}Image/{*}Pixels")
-    except ET.ParseError:
-        return None
-    if pixels is None:
-        return None
-    data = pixels.find("{*}TiffData")
-    x, y = _length_um(pixels, "PhysicalSizeX"), _length_um(pixels, "PhysicalSizeY")
-    return OmeImage(
-        page=int(data.get("IFD", "0")) if data is not None else 0,
-        channels=int(pixels.get("SizeC", "1")),
-        mpp_xy=None if x is None or y is None else (x, y),
-    )
-
-
-def _length_um(pixels: ET.Element, name: str) -> float | None:
-    factor = UM_PER_UNIT.get(pixels.get(f"{name}Unit", "µm").strip().lower())
-    try:
-        return None if factor is None else float(pixels.get(name, "")) * factor
-    except ValueError:
-        return None
 
 
 def stated_mpp(page: TiffPage, ome: OmeImage | None) -> tuple[float, float] | None:

@@ -12,7 +12,10 @@ import numpy as np
 from tifffile import TiffFile, TiffFileError, TiffPage
 
 from stimage_qupath.errors import ImageError
-from stimage_qupath.slide.tiff_calibration import OmeImage, first_ome_image, stated_mpp
+from stimage_qupath.slide.ome import OmeImage, ome_image
+from stimage_qupath.slide.plane import FIRST, Plane
+from stimage_qupath.slide.stack import stack_page
+from stimage_qupath.slide.tiff_calibration import stated_mpp
 from stimage_qupath.slide.tiff_page import (
     APERIO_JPEG2000_YCBCR,
     ForeignTiffError,
@@ -30,16 +33,17 @@ _REDUCED: Final = 1  # bits of NewSubfileType
 _MACRO_OR_MASK: Final = 4 | 8
 
 
-def read_pyramid(path: Path) -> tuple[tuple[TiffImage, ...], tuple[float, float] | None]:
+def read_pyramid(path: Path, plane: Plane = FIRST) -> tuple[tuple[TiffImage, ...], tuple[float, float] | None]:
     """Return the levels of a TIFF from the finest to the coarsest, and the um per pixel it states.
 
-    The slide is the first image of the file (for OME-TIFF, of the metadata). Its levels are its SubIFDs and, outside
-    OME-TIFF, every further page of the same shape within rounding that is tiled or marked as reduced.
+    The slide is the image at ``plane``; for OME-TIFF the metadata say on which page that is. The levels of the first
+    one are its SubIFDs and, outside OME-TIFF, every further page of the same shape within rounding that is tiled or
+    marked as reduced; of any other plane its SubIFDs alone.
 
     Raises
     ------
     ImageError
-        If the file is damaged or truncated, or no 8-bit RGB image.
+        If the file is damaged or truncated, no 8-bit RGB image, or does not hold that plane.
     ForeignTiffError
         If the levels are laid out in a vendor's way, or compressed so that no codec here decodes them.
     """
@@ -48,11 +52,11 @@ def read_pyramid(path: Path) -> tuple[tuple[TiffImage, ...], tuple[float, float]
             pages = [page for page in tif.pages if isinstance(page, TiffPage)]
             _refuse_truncated(tif, pages)
             _refuse_foreign_layout(tif)
-            ome = first_ome_image(tif.ome_metadata) if tif.ome_metadata else None
-            base = _base_page(pages, ome, tif.filename)
+            ome = ome_image(tif.ome_metadata, plane, name=path.name) if tif.ome_metadata else None
+            base = _base_page(pages, ome, tif, plane)
             levels = tuple(image_of(page, tif) for page in _level_pages(base, pages, ome))
             _refuse_undecodable(base, levels[0], tif)
-            return levels, stated_mpp(base, ome)
+            return levels, stated_mpp(base if ome else pages[0], ome)
     except MALFORMED as error:
         msg = f"expected a TIFF image, found {path.name} damaged or truncated ({error}); copy it again"
         raise ImageError(msg) from error
@@ -94,10 +98,15 @@ def _refuse_foreign_layout(tif: TiffFile) -> None:
             raise ForeignTiffError(msg)
 
 
-def _base_page(pages: list[TiffPage], ome: OmeImage | None, name: str) -> TiffPage:
-    page = pages[ome.page if ome else 0]
+def _base_page(pages: list[TiffPage], ome: OmeImage | None, tif: TiffFile, plane: Plane) -> TiffPage:
+    index = ome.page if ome else stack_page(tif, plane)
+    if index >= len(pages):
+        plane.refuse(tif.filename, found=f"{len(pages)} pages")
+    page = pages[index]
+    if ome is None and page.shape != pages[0].shape:
+        plane.refuse(tif.filename, found=f"page {index} of another size than the first")
     if ome is not None and ome.channels > page.samplesperpixel:
-        msg = f"expected 8-bit RGB brightfield, found {ome.channels} channels in {name}; export it as 8-bit RGB"
+        msg = f"expected 8-bit RGB brightfield, found {ome.channels} channels in {tif.filename}; export it as 8-bit RGB"
         raise ImageError(msg)
     return page
 
@@ -114,7 +123,7 @@ def _level_pages(base: TiffPage, pages: list[TiffPage], ome: OmeImage | None) ->
 
 def _candidates(base: TiffPage, pages: list[TiffPage], ome: OmeImage | None) -> Iterator[TiffPage]:
     yield from (page for page in base.pages or () if isinstance(page, TiffPage) and is_8_bit_colour(page))
-    if ome is not None:
+    if ome is not None or base is not pages[0]:
         return
     for page in pages:
         kind = int(page.subfiletype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath.slide.base import DEFAULT_CACHE_BYTES, Level
+from stimage_qupath.slide.plane import FIRST, Plane
 from stimage_qupath.slide.segments import SegmentedSlide, UnreadableSegmentError
 from stimage_qupath.slide.tiff_page import TiffImage
 from stimage_qupath.slide.tiff_pyramid import MALFORMED, read_pyramid
@@ -23,19 +25,22 @@ class TiffSlide(SegmentedSlide):
     ----------
     path
         File.
+    plane
+        Which image of the file.
     cache_bytes
         Bound of the decoded tiles that are kept.
 
     Raises
     ------
     ImageError
-        If the file is damaged, truncated or no 8-bit RGB image.
+        If the file is damaged, truncated, no 8-bit RGB image, or does not hold that plane.
     """
 
     reader = "tiff"
 
-    def __init__(self, path: Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self._images, mpp_xy = read_pyramid(path)
+    def __init__(self, path: Path, *, plane: Plane = FIRST, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self._images, mpp_xy = read_pyramid(path, plane)
+        self._plane = plane
         base = self._images[0]
         super().__init__(
             path,
@@ -46,6 +51,11 @@ class TiffSlide(SegmentedSlide):
         )
         self._file = path.open("rb")
         self._file_lock = threading.Lock()
+
+    def content_id(self) -> str:
+        """Return an identity of the file's bytes and of the plane."""
+        of_file = super().content_id()
+        return of_file if self._plane.is_first else hashlib.sha256(f"{of_file}:{self._plane}".encode()).hexdigest()
 
     def _decode(self, level: int, row: int, column: int) -> NDArray[np.uint8] | None:
         image = self._images[level]

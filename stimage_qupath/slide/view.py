@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from stimage_qupath.errors import UsageError
 from stimage_qupath.slide.base import Level, Slide
 from stimage_qupath.slide.colour import WHITE
+from stimage_qupath.slide.plane import FIRST, Plane
 from stimage_qupath.slide.reader import open_slide
 
 QUARTERS: Final = {90: 1, 180: 2, 270: 3}
-STEP: Final = re.compile(r"rotate (?P<degrees>90|180|270)|crop (?P<box>\d+,\d+,\d+,\d+)")
+STEP: Final = re.compile(
+    r"series (?P<series>\d+)|plane (?P<plane>\d+,\d+)|rotate (?P<degrees>90|180|270)|crop (?P<box>\d+,\d+,\d+,\d+)"
+)
 
 
 def open_view(path: Path, steps: Sequence[str] = (), **options: Any) -> Slide:
@@ -28,8 +32,9 @@ def open_view(path: Path, steps: Sequence[str] = (), **options: Any) -> Slide:
     path
         File.
     steps
-        ``rotate 90``, ``rotate 180`` or ``rotate 270`` (clockwise, as QuPath's rotation on import), and
-        ``crop X,Y,WIDTH,HEIGHT`` in the level-0 pixels of what the steps before made.
+        ``series N`` and ``plane Z,T``, which say what of the file is read; ``rotate 90``, ``rotate 180`` or
+        ``rotate 270`` (clockwise, as QuPath's rotation on import), and ``crop X,Y,WIDTH,HEIGHT`` in the level-0 pixels
+        of what the steps before made.
     **options
         As :func:`open_slide`.
 
@@ -41,20 +46,33 @@ def open_view(path: Path, steps: Sequence[str] = (), **options: Any) -> Slide:
     parsed = [(step, STEP.fullmatch(step)) for step in steps]
     for step, match in parsed:
         if match is None:
-            msg = f"expected a view 'rotate 90|180|270' or 'crop X,Y,WIDTH,HEIGHT', found '{step}'"
+            msg = "expected a view 'series N', 'plane Z,T', 'rotate 90|180|270' or 'crop X,Y,WIDTH,HEIGHT', "
+            msg += f"found '{step}'"
             raise UsageError(msg)
-    slide = open_slide(path, **options)
+    slide = open_slide(path, plane=plane_of(steps), **options)
     try:
         for _, match in parsed:
             if match is not None and match["degrees"]:
                 slide = RotatedSlide(slide, int(match["degrees"]))
-            elif match is not None:
+            elif match is not None and match["box"]:
                 x, y, width, height = map(int, match["box"].split(","))
                 slide = CroppedSlide(slide, x, y, width=width, height=height)
     except BaseException:
         slide.close()
         raise
     return slide
+
+
+def plane_of(steps: Sequence[str]) -> Plane:
+    """Return which image of the file ``steps`` ask for."""
+    plane = FIRST
+    for match in filter(None, map(STEP.fullmatch, steps)):
+        if match["series"]:
+            plane = replace(plane, series=int(match["series"]))
+        elif match["plane"]:
+            z, t = map(int, match["plane"].split(","))
+            plane = replace(plane, z=z, t=t)
+    return plane
 
 
 class SlideView(Slide):

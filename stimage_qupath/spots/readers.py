@@ -1,33 +1,73 @@
-"""Measured sections from a dataset table and the files it names."""
+"""Measured sections from a dataset table and the files it names; one reader a platform."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import anndata
-import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from stimage_qupath.errors import UsageError
+from stimage_qupath.spots.anndata_sections import read_anndata
+from stimage_qupath.spots.gene_names import read_gene_table, with_symbols
+from stimage_qupath.spots.legacy_st import read_legacy_st
+from stimage_qupath.spots.measurement import Measurement
 from stimage_qupath.spots.section import Section
+from stimage_qupath.spots.source import Source
+from stimage_qupath.spots.spatialdata_sections import read_spatialdata
+from stimage_qupath.spots.visium import read_visium
+from stimage_qupath.spots.visium_hd import read_visium_hd
+from stimage_qupath.spots.xenium import NO_ALIGNMENT, read_xenium
 
 COLUMNS = ("section", "patient", "image", "counts", "spots", "platform", "mpp")
 OPTIONAL = ("spots", "mpp")
+EXTRA = ("kind", "alignment", "coordinate_system", "axes", "image_scale")
+"""Columns that a table may have besides; see :func:`read_dataset`."""
+
+READERS: Mapping[str, Callable[[Source], Measurement]] = {
+    "legacy_st": read_legacy_st,
+    "visium": read_visium,
+    "visium_hd": read_visium_hd,
+    "xenium": read_xenium,
+    "anndata": read_anndata,
+    "spatialdata": read_spatialdata,
+}
+MPP_TOLERANCE = 0.05
+"""Relative difference between the stated pixel size and that of the array from which it is said."""
 
 
-def read_dataset(table: Path) -> list[Section]:
+def read_dataset(table: Path, *, gene_table: Path | None = None) -> list[Section]:
     """Read every section that a dataset table names.
 
     The table is CSV with the columns ``section, patient, image, counts, spots, platform, mpp``; paths are relative to
-    the table or absolute; ``mpp`` may be empty where the image states its pixel size, ``spots`` where ``counts`` holds
-    the positions.
+    the table or absolute, and ``counts`` may be a folder; ``mpp`` may be empty where the image or the platform states
+    the pixel size, ``spots`` where ``counts`` holds the positions. It may have these columns too:
+
+    ``kind``
+        ``counts`` (default) or ``protein``.
+    ``alignment``
+        Xenium: the matrix that Xenium Explorer exports, or ``none``.
+    ``coordinate_system``
+        SpatialData: the frame of the image.
+    ``axes``
+        ``xy`` (default), or ``yx`` for files that name rows x and columns y.
+    ``image_scale``
+        Pixels of ``image`` per pixel of the full image (``tissue_hires_scalef``), where only a small one is left.
+
+    Parameters
+    ----------
+    table
+        Path of the CSV.
+    gene_table
+        CSV with the columns ``gene_id, symbol``, for files that hold accessions alone.
 
     Raises
     ------
     UsageError
         The table or a file it names is missing, of another form, or names a platform that is not read.
+    MissingPartError
+        A platform needs a package that is not installed.
     """
     if not table.is_file():
         msg = f"expected a dataset table at {table}, found no file; pass a CSV with the columns {','.join(COLUMNS)}"
@@ -44,102 +84,72 @@ def read_dataset(table: Path) -> list[Section]:
     if len(doubled):
         msg = f"expected each section once in {table}, found {doubled.iloc[0]} more than once"
         raise UsageError(msg)
-    return [_read_row(row, table.parent) for row in rows.to_dict("records")]
+    symbols = {} if gene_table is None else read_gene_table(gene_table)
+    return [_read_row(row, table.parent, symbols) for row in rows.to_dict("records")]
 
 
-def _read_row(row: dict[str, str], folder: Path) -> Section:
+def _read_row(row: dict[str, str], folder: Path, symbols: Mapping[str, str]) -> Section:
     """Read one row; errors name the section."""
-    platform = row["platform"].strip()
+    row = {key: value.strip() for key, value in row.items()}
+    platform = row["platform"]
     if platform not in READERS:
         msg = f"expected a platform out of {', '.join(READERS)} for section {row['section']}, found '{platform}'"
         raise UsageError(msg)
-    files = {key: folder / row[key] for key in ("image", "counts", "spots") if row.get(key, "").strip()}
-    for key in ("image", "counts"):
-        if not files.get(key, folder / "").is_file():
+    _check_words(row)
+    files = {key: folder / row[key] for key in ("image", "counts", "spots") if row.get(key)}
+    for key, there in (("image", Path.is_file), ("counts", Path.exists)):
+        if key not in files or not there(files[key]):
             msg = f"expected the {key} of section {row['section']} at {files.get(key, '(empty cell)')}, found no file"
             raise UsageError(msg)
     try:
-        mpp = float(row["mpp"]) if row.get("mpp", "").strip() else None
-        frame, positions, notes = READERS[platform](files["counts"], files.get("spots"))
-        return Section(
-            name=row["section"].strip(),
-            patient=row["patient"].strip(),
-            image=files["image"],
-            mpp=mpp,
-            genes=tuple(frame.columns),
-            counts=sparse.csr_matrix(frame.to_numpy(dtype=np.float64)),
-            positions_px=positions,
-            notes=notes,
-        )
-    except (ValueError, KeyError, pd.errors.ParserError) as error:
+        measured = READERS[platform](_source(row, files, folder)).with_single_genes()
+        measured = with_symbols(measured, symbols).with_single_genes()
+        return _section(row, files["image"], measured)
+    except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
         msg = f"section {row['section']} cannot be read: {error}"
         raise UsageError(msg) from error
 
 
-Parts = tuple[pd.DataFrame, "np.ndarray[tuple[int, int], np.dtype[np.float64]]", tuple[str, ...]]
+def _check_words(row: Mapping[str, str]) -> None:
+    """Refuse words that no reader knows: a typing error must not pass as the default."""
+    for column, words in (("kind", ("counts", "protein")), ("axes", ("xy", "yx"))):
+        if row.get(column) and row[column] not in words:
+            msg = f"expected {column} {' or '.join(words)} for section {row['section']}, found '{row[column]}'"
+            raise UsageError(msg)
 
 
-def read_legacy_st(counts: Path, spots: Path | None) -> Parts:
-    """Read an array of the first spatial transcriptomics generation (Ståhl et al. 2016, doi 10.1126/science.aaf2403).
+def _source(row: Mapping[str, str], files: Mapping[str, Path], folder: Path) -> Source:
+    alignment = row.get("alignment", "")
+    return Source(
+        counts=files["counts"],
+        spots=files.get("spots"),
+        alignment=str(folder / alignment) if alignment not in ("", NO_ALIGNMENT) else alignment,
+        kind="protein" if row.get("kind") == "protein" else "counts",
+        coordinate_system=row.get("coordinate_system") or "global",
+    )
 
-    ``counts`` is a tab-separated table with a row ``XxY`` a spot and a column a gene; ``spots`` has the columns
-    ``x, y, pixel_x, pixel_y`` and, where a person chose the spots under tissue, ``selected``. Rows are joined on the
-    array position, never on the row number.
-    """
-    if spots is None:
-        msg = "expected a spot table for platform legacy_st, found none; fill the column spots"
+
+def _section(row: Mapping[str, str], image: Path, measured: Measurement) -> Section:
+    scale = float(row.get("image_scale") or 1)
+    if not 0 < scale <= 1:
+        msg = f"expected image_scale above 0 and up to 1, found {scale}"
         raise ValueError(msg)
-    table = pd.read_csv(counts, sep="\t", index_col=0)
-    # pandas renames doubled columns to A, A.1; the header itself says what they are.
-    table.columns = pd.read_csv(counts, sep="\t", header=None, nrows=1, dtype=str).iloc[0, 1:].tolist()
-    place = pd.read_csv(spots, sep="\t")
-    missing = [c for c in ("x", "y", "pixel_x", "pixel_y") if c not in place.columns]
-    if missing:
-        msg = f"expected the columns x, y, pixel_x, pixel_y in {spots.name}, found no {', '.join(missing)}"
-        raise ValueError(msg)
-    if "selected" in place.columns:
-        place = place[place.selected.astype(int) == 1]
-    place = place.set_index(place.x.round().astype(int).astype(str) + "x" + place.y.round().astype(int).astype(str))
-    together = [key for key in table.index.astype(str) if key in place.index]
-    if not together:
-        msg = (
-            f"expected rows such as {place.index[0] if len(place) else '10x21'} in {counts.name}, found none in common"
-        )
-        raise ValueError(msg)
-    lost = len(table) - len(together)
-    table, notes = _sum_doubled(table.loc[together])
-    if lost:
-        notes += (f"{lost} of {lost + len(together)} spots have no position and were left out",)
-    return table, place.loc[together, ["pixel_x", "pixel_y"]].to_numpy(dtype=np.float64), notes
-
-
-def read_anndata(counts: Path, spots: Path | None) -> Parts:
-    """Read raw counts from ``X`` (or ``layers["counts"]``) and positions in level-0 px from ``obsm["spatial"]``."""
-    if spots is not None:
-        msg = f"expected no spot table for platform anndata (positions are in obsm['spatial']), found {spots.name}"
-        raise ValueError(msg)
-    data = anndata.read_h5ad(counts)
-    if "spatial" not in data.obsm:
-        msg = (
-            f"expected obsm['spatial'] with x, y in pixels in {counts.name}, found {', '.join(data.obsm) or 'nothing'}"
-        )
-        raise ValueError(msg)
-    raw = data.layers.get("counts", data.X)
-    dense = raw.toarray() if sparse.issparse(raw) else np.asarray(raw)
-    frame, notes = _sum_doubled(pd.DataFrame(dense, columns=data.var_names.astype(str)))
-    return frame, np.asarray(data.obsm["spatial"], dtype=np.float64)[:, :2], notes
-
-
-def _sum_doubled(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Add up columns of the same gene; counts of one gene under two accessions belong together."""
-    doubled = table.columns[table.columns.duplicated()].unique()
-    if not len(doubled):
-        return table, ()
-    merged = table.T.groupby(level=0, sort=False).sum().T
-    return merged, (f"{len(doubled)} genes appeared more than once and were added up, first {doubled[0]}",)
-
-
-READERS: dict[str, Callable[[Path, Path | None], Parts]] = {
-    "legacy_st": read_legacy_st,
-    "anndata": read_anndata,
-}
+    positions = measured.positions_px[:, ::-1] if row.get("axes") == "yx" else measured.positions_px
+    stated = float(row["mpp"]) if row.get("mpp") else None
+    of_array = None if measured.mpp is None else measured.mpp / scale
+    section = Section(
+        name=row["section"],
+        patient=row["patient"],
+        image=image,
+        mpp=of_array if stated is None else stated,
+        genes=measured.genes,
+        counts=measured.values,
+        positions_px=positions * scale,
+        notes=measured.notes,
+        kind="protein" if row.get("kind") == "protein" else "counts",
+        gene_ids=measured.gene_ids,
+    )
+    if stated is not None and of_array is not None and abs(stated / of_array - 1) > MPP_TOLERANCE:
+        note = f"the table says {stated:g} um per pixel, the array's own geometry {of_array:.3g}; check the column mpp"
+        return replace(section, notes=(*section.notes, note))
+    return section

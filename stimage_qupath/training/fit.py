@@ -1,14 +1,14 @@
-"""Negative binomial heads on frozen features: all members, all genes, one batched convex problem.
+"""Loadings of genes on factor scores by maximum penalised likelihood: all members, all genes, one batched problem.
 
 For spot i of section c, gene g and member m::
 
-    y_ig ~ NB(mean = s_i exp(b_mcg + (z_i - mean of z over section c) W_mg), total_count = r_g)
+    y_ig ~ NB(mean = s_i exp(b_mcg + z_mi L_mg), total_count = r_g)
 
-``s_i`` is the spot's total over the reference total. Features are centred within each section and every section has its
-own intercept, because differences between whole sections (patient, stain, batch) would otherwise be explained by the
-image and spoil what varies within a section. With ``r`` held, minus the log-likelihood is convex in ``b`` and ``W``;
-a ridge on ``W`` makes it strongly so. It is minimised by L-BFGS in coordinates scaled by the curvature, where it is
-nearly round.
+``z`` are factor scores around their section's mean, ``s_i`` is the spot's total over the reference total. Every section
+has its own intercept, because differences between whole sections (patient, stain, batch) would otherwise be explained
+by the image and spoil what varies within a section. With ``r`` held, minus the log-likelihood is convex in ``b`` and
+``L``; a ridge on ``L`` makes it strongly so. It is minimised by L-BFGS in coordinates scaled by the curvature, where it
+is nearly round. The likelihood is exchangeable (:mod:`stimage_qupath.training.objectives`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stimage_qupath.training.objectives import Term
+
 INTERCEPT_PRECISION = 1.0
 """Of the normal prior that holds a section's intercept near the pooled log rate; matters only for unseen genes."""
 MAX_ITERATIONS = 60
@@ -29,75 +31,47 @@ NEWTON_STEPS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Training spots as the fit sees them.
-
-    Attributes
-    ----------
-    features
-        (spot, feature) standardised.
-    counts
-        (spot, gene).
-    log_depth
-        (spot,) log of total over reference total.
-    section
-        (spot,) index of the section.
-    """
-
-    features: NDArray[np.float32]
-    counts: NDArray[np.float32]
-    log_depth: NDArray[np.float32]
-    section: NDArray[np.int64]
-
-    def take(self, index: NDArray[np.intp]) -> Problem:
-        """Return some of the spots; sections are numbered anew."""
-        _, section = np.unique(self.section[index], return_inverse=True)
-        return Problem(self.features[index], self.counts[index], self.log_depth[index], section.ravel())
-
-
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """Fitted heads.
+class Loadings:
+    """Fitted loadings.
 
     Attributes
     ----------
     weight
-        (member, feature, gene).
+        (member, factor, gene), change of the log mean for a unit of score.
     bias
-        (member, gene), log of counts at reference depth for mean features of training.
+        (member, gene), log of counts at reference depth where every score is 0, averaged over the sections' intercepts.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
-    def log_mean(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the log mean at reference depth, (member, spot, gene)."""
-        return np.asarray(features @ self.weight + self.bias[:, None, :], dtype=np.float32)
 
-
-def fit_heads(
-    problem: Problem,
+def fit_loadings(
+    term: Term,
+    scores: NDArray[np.float64],
     *,
+    section: NDArray[np.int64],
     spot_weights: NDArray[np.float32],
-    penalty: NDArray[np.float32],
-    log_total_count: NDArray[np.float32],
-) -> Solution:
-    """Fit the heads of all members at once.
+    precision: float,
+) -> Loadings:
+    """Fit the loadings of all members at once.
 
     Parameters
     ----------
-    problem
-        Training spots.
+    term
+        The likelihood of the training counts.
+    scores
+        (member, spot, factor).
+    section
+        (spot,) index of the section.
     spot_weights
         (member, spot) how often each member saw each spot.
-    penalty
-        (member,) ridge on the weights of standardised features.
-    log_total_count
-        (gene,) log r, held fixed.
+    precision
+        Of the normal prior on the loading of a score with unit SD.
     """
-    objective = _Objective(problem, spot_weights, penalty, log_total_count)
+    objective = _Objective(term, scores, section, spot_weights, precision)
     objective.minimise()
-    return objective.solution()
+    return objective.loadings()
 
 
 def fit_total_count(
@@ -128,43 +102,31 @@ class _Objective:
 
     def __init__(
         self,
-        problem: Problem,
+        term: Term,
+        scores: NDArray[np.float64],
+        section: NDArray[np.int64],
         spot_weights: NDArray[np.float32],
-        penalty: NDArray[np.float32],
-        log_total_count: NDArray[np.float32],
+        precision: float,
     ) -> None:
-        self.members = len(spot_weights)
-        self.weights = torch.from_numpy(spot_weights).double()[:, :, None]
-        self.penalty = torch.from_numpy(penalty).double().view(-1, 1, 1)
-        self.counts = torch.from_numpy(problem.counts).double()
-        self.log_depth = torch.from_numpy(problem.log_depth).double()[:, None]
-        self.r = torch.from_numpy(log_total_count).double().exp()
-        self.section = torch.nn.functional.one_hot(torch.from_numpy(problem.section)).double()
-        self.spots_in_section = self.section.sum(0)
-        features = torch.from_numpy(problem.features).double()
-        self.section_mean = self.section.T @ features / self.spots_in_section[:, None]
-        _, singular, right = torch.linalg.svd(features - self.section @ self.section_mean, full_matrices=False)
-        kept = singular > 1e-4 * singular[0]
-        self.basis, energy = right[kept].T, singular[kept].square()
-        self.scores = (features - self.section @ self.section_mean) @ self.basis
-
-        pooled = (self.counts.sum(0) + 0.5) / self.log_depth.exp().sum()
-        self.log_rate = pooled.log()
-        expected = pooled * self.log_depth.exp()
-        curvature = (expected * self.r / (expected + self.r)).mean(0)
-        self.coefficient_scale = (curvature * energy[:, None] + self.penalty).rsqrt()
-        self.intercept_scale = (curvature * self.spots_in_section[:, None] + INTERCEPT_PRECISION).rsqrt()
-        shape = (self.members, len(energy), self.counts.shape[1])
         # Double precision: the objective is a sum of millions of terms, and a line search reads its last digits.
-        self.coefficients = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-        self.intercepts = torch.zeros(
-            self.members, *self.intercept_scale.shape, dtype=torch.float64, requires_grad=True
-        )
+        self.term, self.precision = term, precision
+        self.weights = torch.from_numpy(spot_weights).double()[:, :, None]
+        self.scores = torch.from_numpy(scores).double()  # (member, spot, factor)
+        self.section = torch.nn.functional.one_hot(torch.from_numpy(section)).double()
+        self.spots_in_section = self.section.sum(0)
+        self.log_rate, curvature = term.null_location, term.null_curvature
+        energy = (self.weights * self.scores.square()).sum(1)  # (member, factor)
+        self.loading_scale = (curvature * energy[:, :, None] + precision).rsqrt()
+        self.intercept_scale = (curvature * self.spots_in_section[:, None] + INTERCEPT_PRECISION).rsqrt()
+        members, _, factors = scores.shape
+        genes, sections = len(self.log_rate), len(self.spots_in_section)
+        self.loading = torch.zeros(members, factors, genes, dtype=torch.float64, requires_grad=True)
+        self.intercept = torch.zeros(members, sections, genes, dtype=torch.float64, requires_grad=True)
 
     def minimise(self) -> None:
         """Run L-BFGS with analytic gradients."""
         optimiser = torch.optim.LBFGS(
-            [self.coefficients, self.intercepts],
+            [self.loading, self.intercept],
             max_iter=MAX_ITERATIONS,
             history_size=8,
             tolerance_grad=1e-3,
@@ -176,24 +138,21 @@ class _Objective:
 
     def _evaluate(self) -> Tensor:
         """Return the objective and leave its gradient on the parameters."""
-        weight = self.coefficients * self.coefficient_scale
-        offset = self.intercepts * self.intercept_scale
-        log_mean = self.scores @ weight + self.section @ (self.log_rate + offset) + self.log_depth
-        mean = log_mean.clamp(max=20).exp()
-        sums = mean + self.r
-        value = (self.weights * ((self.counts + self.r) * sums.log() - self.counts * log_mean)).sum()
-        value += 0.5 * (self.penalty * weight.square()).sum() + 0.5 * INTERCEPT_PRECISION * offset.square().sum()
-        slope = self.weights * (mean - self.counts) * (self.r / sums)
-        self.coefficients.grad = (self.scores.T @ slope + self.penalty * weight) * self.coefficient_scale
-        self.intercepts.grad = (self.section.T @ slope + INTERCEPT_PRECISION * offset) * self.intercept_scale
-        return torch.as_tensor(value)
+        loading = self.loading * self.loading_scale
+        offset = self.intercept * self.intercept_scale
+        value, slope = self.term.value_and_slope(self.scores @ loading + self.section @ (self.log_rate + offset))
+        total = (self.weights * value).sum() + 0.5 * self.precision * loading.square().sum()
+        total += 0.5 * INTERCEPT_PRECISION * offset.square().sum()
+        slope = self.weights * slope
+        self.loading.grad = (self.scores.mT @ slope + self.precision * loading) * self.loading_scale
+        self.intercept.grad = (self.section.T @ slope + INTERCEPT_PRECISION * offset) * self.intercept_scale
+        return torch.as_tensor(total)
 
-    def solution(self) -> Solution:
-        """Return weights of standardised features, and the bias averaged over the training spots' sections."""
+    def loadings(self) -> Loadings:
+        """Return the loadings, and the intercepts averaged over the training spots' sections."""
         with torch.no_grad():
-            weight = self.basis @ (self.coefficients * self.coefficient_scale)
-            intercepts = self.log_rate + self.intercepts * self.intercept_scale
-            at_origin = intercepts - self.section_mean @ weight
+            weight = self.loading * self.loading_scale
+            intercept = self.log_rate + self.intercept * self.intercept_scale
             share = self.spots_in_section / self.spots_in_section.sum()
-            bias = (share[:, None] * at_origin).sum(dim=1)
-        return Solution(weight=weight.float().numpy(), bias=bias.float().numpy())
+            bias = (share[:, None] * intercept).sum(dim=1)
+        return Loadings(weight=weight.float().numpy(), bias=bias.float().numpy())

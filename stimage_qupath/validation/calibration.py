@@ -7,10 +7,13 @@ that: with ``V`` uniform, ``u = F(y - 1) + V (F(y) - F(y - 1))`` is uniform exac
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
+from stimage_qupath.validation.predictive import LEVELS, Scored
+
 STRATA = ((0.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, np.inf))
 """Mean training count of a gene, lower bound included."""
 PIT_BINS = 20
@@ -56,3 +59,40 @@ def pit_histogram(pit: NDArray[np.float64]) -> list[float]:
     """Return the share of counts in each of twenty equal bins of the PIT; flat at 0.05 when all is right."""
     counts, _ = np.histogram(pit, bins=PIT_BINS, range=(0, 1))
     return [float(share) for share in counts / max(pit.size, 1)]
+
+
+def plain_coverage(scored: Scored) -> dict[str, dict[str, float]]:
+    """Return the share of counts that lie in the central interval of each level, beside what the model itself expects.
+
+    Counts have steps, so that both are above the level; they should be equal to each other.
+    """
+    return {
+        f"{level:g}": {"found": float(inside.mean()), "expected": float(scored.expected_inside[level].mean())}
+        for level, inside in scored.inside.items()
+    }
+
+
+def calibration_figures(scored: Scored, training_mean: NDArray[np.float64], *, seed: int) -> dict[str, Any]:
+    """Return everything that is said of the calibration of one method on one section.
+
+    Parameters
+    ----------
+    scored
+        Of its counts, at the depth they were measured at.
+    training_mean
+        (gene,) mean count in the training spots.
+    seed
+        Of the randomisation.
+
+    Returns
+    -------
+    dict
+        ``coverage`` (randomised, pooled), ``coverage_by_training_mean``, ``plain_coverage``, ``pit_histogram``.
+    """
+    pit = randomised_pit(scored.cdf, scored.cdf_below, seed=seed)
+    return {
+        "coverage": coverage(pit),
+        "coverage_by_training_mean": coverage_by_stratum(pit, training_mean),
+        "plain_coverage": plain_coverage(scored),
+        "pit_histogram": pit_histogram(pit),
+    }

@@ -7,18 +7,23 @@ reference depth. Nothing predicted may depend on ``y`` or ``l``; both appear on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
-from stimage_qupath.spots.residuals import column_pearson, pearson_residuals
-from stimage_qupath.spots.splits import BLOCK_UM, spatial_blocks
+from stimage_qupath.spots.residuals import RESIDUAL_THETA, column_pearson, pearson_residuals
+from stimage_qupath.validation.bootstrap import BlockBootstrap, Column, Interval, mean_over_genes, resampled_pearson
+
+__all__ = ["Interval", "Measured", "Scorer", "gene_residual_pcc", "partial_pearson", "point_metrics"]
+
+Float = NDArray[np.float64]
 
 KEPT_ABOVE = 0.1
 """STimage averages only over genes whose correlation is above this; we print it for comparison alone."""
+LEAST_SHARE_OF_RATE = 0.01
+"""Floor of a mean in the deviance, in gene means: a prediction of exactly 0 has an infinite one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,9 @@ class Measured:
         (spot, 2) x and y.
     """
 
-    counts: NDArray[np.float64]
-    totals: NDArray[np.float64]
-    positions_um: NDArray[np.float64]
+    counts: Float
+    totals: Float
+    positions_um: Float
 
     def __post_init__(self) -> None:
         """Refuse arrays of different length and spots without counts."""
@@ -50,70 +55,143 @@ class Measured:
             raise ValueError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure and its 95 % bootstrap interval.
-
-    Attributes
-    ----------
-    value
-        The figure on all spots.
-    ci
-        2.5th and 97.5th percentile over resampled spatial blocks.
-    replicates
-        (replicate,) the figure in each resample, for paired differences; resamples are equal for equal seeds.
-    """
-
-    value: float
-    ci: tuple[float, float]
-    replicates: NDArray[np.float64] = field(repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, float | list[float]]:
-        """Return value and interval as JSON has them."""
-        return {"value": self.value, "ci": list(self.ci)}
-
-    def minus(self, other: Interval) -> Interval:
-        """Return the paired difference to a figure from the same resamples."""
-        return _interval(self.value - other.value, self.replicates - other.replicates)
-
-
-def depth_normalised(counts: NDArray[np.float64], totals: NDArray[np.float64], reference: float) -> NDArray[np.float64]:
+def depth_normalised(counts: Float, totals: Float, reference: float) -> Float:
     """Return counts scaled to the reference total, (spot, gene)."""
     return counts * (reference / totals)[:, None]
 
 
-def partial_pearson(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    given: NDArray[np.float64],
-    weights: NDArray[np.float64] | None = None,
-) -> NDArray[np.float64]:
+def partial_pearson(a: Float, b: Float, given: Float, weights: Float | None = None) -> Float:
     """Return the correlation of the columns of ``a`` and ``b`` after a straight line in ``given`` is taken out of both.
 
     ``(r_ab - r_ag r_bg) / sqrt((1 - r_ag^2)(1 - r_bg^2))``, (gene,); 0 and NaN as in :func:`column_pearson`.
     """
     covariate = np.broadcast_to(given[:, None], a.shape)
-    r_ab = column_pearson(a, b, weights)
-    r_ag = np.nan_to_num(column_pearson(a, covariate, weights))
-    r_bg = np.nan_to_num(column_pearson(b, covariate, weights))
+    return _partial(
+        column_pearson(a, b, weights), column_pearson(a, covariate, weights), column_pearson(b, covariate, weights)
+    )
+
+
+def _partial(r_ab: Float, r_ag: Float, r_bg: Float) -> Float:
+    r_ag, r_bg = np.nan_to_num(r_ag), np.nan_to_num(r_bg)
     rest = (1 - r_ag**2) * (1 - r_bg**2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.where(rest > 1e-12, (r_ab - r_ag * r_bg) / np.sqrt(rest), 0.0)
+    top = np.nan_to_num(r_ab) - r_ag * r_bg
+    r = np.divide(top, np.sqrt(np.maximum(rest, 0)), out=np.zeros_like(top), where=rest > 1e-12)
     return np.where(np.isnan(r_ab), np.nan, np.clip(r, -1, 1))
 
 
-def column_spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def column_spearman(a: Float, b: Float) -> Float:
     """Return the rank correlation of each column, ties averaged, (gene,)."""
     return column_pearson(stats.rankdata(a, axis=0), stats.rankdata(b, axis=0))
 
 
+def nb_deviance(counts: Float, mean: Float, total_count: float = RESIDUAL_THETA) -> Float:
+    """Return the unit deviance of each count, ``2 [y log(y / m) - (y + r) log((y + r) / (m + r))]``.
+
+    The dispersion is held at that of the null for every method, so that methods differ by their means alone.
+    """
+    ratio = (counts + total_count) * np.log((counts + total_count) / (mean + total_count))
+    return np.asarray(2 * (special.xlogy(counts, counts / mean) - ratio))
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """The measured side of a section, prepared once for all methods that are scored on it.
+
+    Parameters
+    ----------
+    measured
+        Held-out counts.
+    rates
+        (gene,) shares in the training counts.
+    reference_total
+        Total at which means are meant.
+    replicates, seed
+        Of the bootstrap over spatial blocks.
+    """
+
+    measured: Measured
+    rates: Float
+    reference_total: float
+    replicates: int = 1000
+    seed: int = 0
+    bootstrap: BlockBootstrap = field(init=False)
+    _normalised: Column = field(init=False)
+    _raw: Column = field(init=False)
+    _residual: Column = field(init=False)
+    _ranks: Column = field(init=False)
+    _log_total: Column = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute what does not depend on the prediction."""
+        m = self.measured
+        bootstrap = BlockBootstrap.draw(m.positions_um, replicates=self.replicates, seed=self.seed)
+        normalised = np.log1p(depth_normalised(m.counts, m.totals, self.reference_total))
+        prepared = {
+            "_normalised": normalised,
+            "_raw": np.log1p(m.counts),
+            "_residual": pearson_residuals(m.counts, m.totals, self.rates),
+            "_ranks": stats.rankdata(normalised, axis=0),
+            "_log_total": np.log(m.totals)[:, None],
+        }
+        object.__setattr__(self, "bootstrap", bootstrap)
+        for name, values in prepared.items():
+            object.__setattr__(self, name, Column.of(bootstrap, values))
+
+    def point(self, predicted_mean: Float, *, predicted_residual: Float | None = None) -> dict[str, Interval]:
+        """Return the protocol's figures, each over genes; see :func:`point_metrics`."""
+        boot = self.bootstrap
+        log_mean = np.log1p(predicted_mean)
+        said = log_rate(predicted_mean) if predicted_residual is None else predicted_residual
+        line, ranks = Column.of(boot, log_mean), Column.of(boot, stats.rankdata(log_mean, axis=0))
+        normalised = resampled_pearson(boot, self._normalised, line)
+        with_depth = (resampled_pearson(boot, c, self._log_total) for c in (self._normalised, line))
+        raw = resampled_pearson(boot, self._raw, line)
+        per_gene = {
+            "pcc_residual_mean": resampled_pearson(boot, self._residual, Column.of(boot, said)),
+            "pcc_partial_depth_mean": _partial(normalised, *with_depth),
+            "pcc_normalised_mean": normalised,
+            "pcc_log1p_raw_mean": raw,
+        }
+        figures = {name: Interval.of(mean_over_genes(values)) for name, values in per_gene.items()}
+        figures["pcc_log1p_raw_median_above_0.1"] = Interval.of(_median_above(raw))
+        figures["spearman_mean"] = Interval.of(mean_over_genes(resampled_pearson(boot, self._ranks, ranks)))
+        return figures | self._errors(predicted_mean)
+
+    def _errors(self, predicted_mean: Float) -> dict[str, Interval]:
+        """Return the errors of the mean: of log1p normalised counts, and the NB deviance at the measured depth."""
+        m = self.measured
+        truth = np.log1p(depth_normalised(m.counts, m.totals, self.reference_total))
+        squared = self.bootstrap.means((truth - np.log1p(predicted_mean)) ** 2)
+        floor = LEAST_SHARE_OF_RATE * np.maximum(self.rates, 1e-12) * self.reference_total
+        at_depth = np.maximum(predicted_mean, floor) * (m.totals / self.reference_total)[:, None]
+        return {
+            "rmse_normalised_mean": Interval.of(mean_over_genes(np.sqrt(np.maximum(squared, 0)))),
+            "nb_deviance_mean": self.bootstrap.figure(nb_deviance(m.counts, at_depth)),
+        }
+
+    def residual_by_gene(self, predicted_mean: Float, *, predicted_residual: Float | None = None) -> Float:
+        """Return ``pcc_residual`` of each gene in each resample, (1 + replicate, gene); NaN where it has no truth."""
+        said = log_rate(predicted_mean) if predicted_residual is None else predicted_residual
+        return resampled_pearson(self.bootstrap, self._residual, Column.of(self.bootstrap, said))
+
+    def kept_above(self, predicted_mean: Float) -> int:
+        """Return how many genes ``pcc_log1p_raw_median_above_0.1`` is over."""
+        raw = column_pearson(np.log1p(self.measured.counts), np.log1p(predicted_mean))
+        return int((np.nan_to_num(raw) > KEPT_ABOVE).sum())
+
+
+def log_rate(predicted_mean: Float) -> Float:
+    """Return the log of predicted means, kept finite."""
+    return np.log(np.maximum(predicted_mean, 1e-12))
+
+
 def point_metrics(
     measured: Measured,
-    predicted_mean: NDArray[np.float64],
+    predicted_mean: Float,
     *,
-    rates: NDArray[np.float64],
+    rates: Float,
     reference_total: float,
-    predicted_residual: NDArray[np.float64] | None = None,
+    predicted_residual: Float | None = None,
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -138,67 +216,26 @@ def point_metrics(
     -------
     dict
         ``pcc_residual_mean``, ``pcc_partial_depth_mean``, ``pcc_normalised_mean``, ``pcc_log1p_raw_mean``,
-        ``pcc_log1p_raw_median_above_0.1`` and ``spearman_mean``.
+        ``pcc_log1p_raw_median_above_0.1``, ``spearman_mean``, ``rmse_normalised_mean`` and ``nb_deviance_mean``.
     """
-    normalised = np.log1p(depth_normalised(measured.counts, measured.totals, reference_total))
-    raw = np.log1p(measured.counts)
-    residual = pearson_residuals(measured.counts, measured.totals, rates)
-    log_mean = np.log1p(predicted_mean)
-    log_residual = np.log(np.maximum(predicted_mean, 1e-12)) if predicted_residual is None else predicted_residual
-    log_total = np.log(measured.totals)
-    ranks = stats.rankdata(normalised, axis=0), stats.rankdata(log_mean, axis=0)
-
-    figures: Mapping[str, Callable[[NDArray[np.float64] | None], float]] = {
-        "pcc_residual_mean": lambda w: _mean(column_pearson(residual, log_residual, w)),
-        "pcc_partial_depth_mean": lambda w: _mean(partial_pearson(normalised, log_mean, log_total, w)),
-        "pcc_normalised_mean": lambda w: _mean(column_pearson(normalised, log_mean, w)),
-        "pcc_log1p_raw_mean": lambda w: _mean(column_pearson(raw, log_mean, w)),
-        "pcc_log1p_raw_median_above_0.1": lambda w: _median_above(column_pearson(raw, log_mean, w)),
-        "spearman_mean": lambda w: _mean(column_pearson(ranks[0], ranks[1], w)),
-    }
-    weights = block_weights(measured.positions_um, replicates=replicates, seed=seed)
-    return {name: _interval(figure(None), np.array([figure(w) for w in weights])) for name, figure in figures.items()}
+    scorer = Scorer(measured, rates, reference_total, replicates, seed)
+    return scorer.point(predicted_mean, predicted_residual=predicted_residual)
 
 
 def gene_residual_pcc(
-    measured: Measured,
-    predicted_mean: NDArray[np.float64],
-    *,
-    rates: NDArray[np.float64],
-    replicates: int = 500,
-    seed: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    measured: Measured, predicted_mean: Float, *, rates: Float, replicates: int = 500, seed: int = 0
+) -> tuple[Float, Float]:
     """Return each gene's ``pcc_residual`` and its resamples, (gene,) and (replicate, gene); 0 for constants."""
-    residual = pearson_residuals(measured.counts, measured.totals, rates)
-    log_mean = np.log(np.maximum(predicted_mean, 1e-12))
-    weights = block_weights(measured.positions_um, replicates=replicates, seed=seed)
-    resampled = np.stack([column_pearson(residual, log_mean, w) for w in weights])
-    return np.nan_to_num(column_pearson(residual, log_mean)), np.nan_to_num(resampled)
+    boot = BlockBootstrap.draw(measured.positions_um, replicates=replicates, seed=seed)
+    truth = Column.of(boot, pearson_residuals(measured.counts, measured.totals, rates))
+    found = np.nan_to_num(resampled_pearson(boot, truth, Column.of(boot, log_rate(predicted_mean))))
+    return found[0], found[1:]
 
 
-def block_weights(
-    positions_um: NDArray[np.float64], *, replicates: int, seed: int, block_um: float = BLOCK_UM
-) -> NDArray[np.float64]:
-    """Return how often each spot appears in each bootstrap sample of spatial blocks, (replicate, spot).
-
-    Neighbouring spots are alike, so that resampling single spots would give intervals that are too narrow.
-    """
-    block = spatial_blocks(positions_um, block_um)
-    n = int(block.max()) + 1
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(n, np.full(n, 1 / n), size=replicates)
-    return times[:, block].astype(np.float64)
-
-
-def _mean(r: NDArray[np.float64]) -> float:
-    return float(np.nanmean(r)) if np.isfinite(r).any() else 0.0
-
-
-def _median_above(r: NDArray[np.float64]) -> float:
-    kept = r[np.isfinite(r) & (r > KEPT_ABOVE)]
-    return float(np.median(kept)) if kept.size else 0.0
-
-
-def _interval(value: float, replicates: NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return Interval(value=value, ci=(float(low), float(high)), replicates=replicates)
+def _median_above(r: Float) -> Float:
+    """Return the median of each row's values above 0.1, 0 where there is none."""
+    kept = np.where(np.nan_to_num(r) > KEPT_ABOVE, r, np.nan)
+    some = np.isfinite(kept).any(axis=1)
+    out = np.zeros(len(r))
+    out[some] = np.nanmedian(kept[some], axis=1)
+    return out

@@ -1,8 +1,8 @@
 """Nuclei against annotated MoNuSeg tiles: Dice, AJI, F1 at IoU 0.5 and PQ for each tile, and their means.
 
-Run it as ``python tests/benchmarks/monuseg.py FOLDER``; the folder holds ``NAME.png`` beside ``NAME.xml`` or
-``NAME.xml.gz`` (Aperio). The data are for non-commercial use: score with them, never choose parameters on them. Each
-tile is a slide of its own, so that the threshold comes from the tile.
+Run it as ``python tests/benchmarks/monuseg.py FOLDER --segmenter classical he``; the folder holds
+``NAME.png`` beside ``NAME.xml`` or ``NAME.xml.gz`` (Aperio). The data are for non-commercial use: score with them,
+never choose parameters on them. Each tile is a slide of its own, so that the threshold comes from the tile.
 
 AJI is the aggregated Jaccard index of Kumar et al. (2017), IEEE Trans Med Imaging 36:1550-1560: every annotated nucleus
 takes the prediction of highest Jaccard index; the sum of intersections is divided by the sum of unions plus the area of
@@ -21,14 +21,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import shapely
+import torch
 from numpy.typing import NDArray
-from skimage.draw import polygon2mask
 from stardist.matching import matching
 
-from stimage_qupath.nuclei.classical import ClassicalSegmenter
+from stimage_qupath.nuclei.registry import choose_segmenter
 from stimage_qupath.nuclei.segment import segment_regions
+from stimage_qupath.nuclei.segmenter import Segmenter
 from stimage_qupath.results import Region
 from stimage_qupath.slide.reader import open_slide
+from stimage_qupath.training.nuclei_labels import painted
 
 METRICS = ("Dice", "AJI", "F1@0.5", "PQ")
 
@@ -69,17 +71,6 @@ def scores(truth: NDArray[np.int32], found: NDArray[np.int32]) -> tuple[float, f
     return dice(truth, found), aji(truth, found), float(matched.f1), float(matched.panoptic_quality)
 
 
-def painted(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Return a label image of polygons of (x, y) vertices; pixel (i, j) covers [j, j + 1) x [i, i + 1)."""
-    labels = np.zeros(shape, dtype=np.int32)
-    for number, xy in enumerate(polygons, start=1):
-        top, left = np.clip(np.floor(xy.min(axis=0)[::-1]).astype(int) - 1, 0, None)
-        bottom, right = np.ceil(xy.max(axis=0)[::-1]).astype(int) + 2
-        part = labels[top:bottom, left:right]
-        part[polygon2mask(part.shape, xy[:, ::-1] - (top, left) - 0.5)] = number
-    return labels
-
-
 def read_annotations(path: Path) -> tuple[list[NDArray[np.float64]], float]:
     """Return the outlines of an Aperio XML file, (x, y) of pixel centres, and its pixel size in µm."""
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -91,39 +82,49 @@ def read_annotations(path: Path) -> tuple[list[NDArray[np.float64]], float]:
     return [ring for ring in rings if len(ring) > 2], float(root.get("MicronsPerPixel", "nan"))
 
 
-def score_tile(image: Path, annotations: Path) -> tuple[int, int, tuple[float, float, float, float]]:
+def score_tile(
+    image: Path, annotations: Path, segmenter: Segmenter
+) -> tuple[int, int, tuple[float, float, float, float]]:
     """Return the number of annotated and of found nuclei of a tile, and its scores."""
     rings, mpp = read_annotations(annotations)
     with open_slide(image) as slide:
         shape = slide.height, slide.width
         whole = Region(id="tile", geometry=shapely.box(0, 0, slide.width, slide.height))
-        chunks = list(segment_regions(slide, mpp, [whole], ClassicalSegmenter(), image_id=image.stem))
+        chunks = list(segment_regions(slide, mpp, [whole], segmenter, image_id=image.stem))
     outlines = [np.asarray(polygon.exterior.coords) for chunk in chunks for polygon in chunk.cells.polygons]
     return len(rings), len(outlines), scores(painted([ring + 0.5 for ring in rings], shape), painted(outlines, shape))
 
 
-def main(arguments: list[str]) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description="Score the classical segmenter on MoNuSeg tiles.")
-    parser.add_argument("folder", type=Path, help="folder of NAME.png beside NAME.xml or NAME.xml.gz")
-    folder = parser.parse_args(arguments).folder
-    tiles = sorted(
-        (image, annotations[0])
-        for image in folder.glob("*.png")
-        if (annotations := sorted(folder.glob(f"{image.stem}.xml*")))
-    )
-    if not tiles:
-        parser.error(f"expected NAME.png beside NAME.xml in {folder}, found none")
+def print_table(tiles: list[tuple[Path, Path]], name: str) -> None:
+    """Score one segmenter on every tile."""
     write = sys.stdout.write
-    write(f"{'tile':<26}{'annotated':>10}{'found':>8}" + "".join(f"{name:>9}" for name in METRICS) + f"{'s':>7}\n")
+    segmenter = choose_segmenter(name, device=torch.device("cpu"))
+    write(f"{name}\n{'tile':<26}{'annotated':>10}{'found':>8}" + "".join(f"{m:>9}" for m in METRICS) + f"{'s':>7}\n")
     table = []
-    for image, annotations in tiles:
+    for image, outlines in tiles:
         start = time.perf_counter()
-        annotated, found, values = score_tile(image, annotations)
+        annotated, found, values = score_tile(image, outlines, segmenter)
         table.append(values)
         write(f"{image.stem:<26}{annotated:>10}{found:>8}" + "".join(f"{v:9.3f}" for v in values))
         write(f"{time.perf_counter() - start:7.1f}\n")
     write(f"{'mean of ' + str(len(table)):<44}" + "".join(f"{v:9.3f}" for v in np.mean(table, axis=0)) + "\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Print a table a segmenter."""
+    parser = argparse.ArgumentParser(description="Score segmenters on MoNuSeg tiles.")
+    parser.add_argument("folder", type=Path, help="folder of NAME.png beside NAME.xml or NAME.xml.gz")
+    parser.add_argument("--segmenter", nargs="+", default=["classical", "he"], help="as the command segment takes it")
+    options = parser.parse_args(arguments)
+    tiles = sorted(
+        (image, found[0])
+        for image in options.folder.glob("*.png")
+        if (found := sorted(options.folder.glob(f"{image.stem}.xml*")))
+    )
+    if not tiles:
+        parser.error(f"expected NAME.png beside NAME.xml in {options.folder}, found none")
+    for name in options.segmenter:
+        print_table(tiles, name)
     return 0
 
 

@@ -29,7 +29,7 @@ from stimage_qupath.results import Region
 REGIONS = [
     Region(id="00000000-0000-0000-0000-00000000000a", geometry=shapely.box(0, 0, 400.125, 90), name="core", z=1),
     Region(id="00000000-0000-0000-0000-00000000000b", geometry=shapely.box(400, 0, 900, 90), classification="Tumor",
-           color=(1, 2, 3), is_locked=True, source="tissue"),
+           z=1, color=(1, 2, 3), is_locked=True, source="tissue"),
 ]  # fmt: skip
 SIZES = (20, 30)
 CARD = {"name": "starter", "patients": np.int64(3), "heldout": {"ERBB2": np.float32(0.25), "KRT5": float("nan")}}

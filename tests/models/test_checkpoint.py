@@ -12,6 +12,8 @@ from stimage_qupath.errors import UnknownGeneError, UnknownModelError
 from stimage_qupath.models.checkpoint import load_model, save_model
 from stimage_qupath.models.colour import ColourEncoder
 from stimage_qupath.models.ensemble import Ensemble, Heads
+from stimage_qupath.models.high_low import HighLow
+from stimage_qupath.models.recalibration import Recalibration
 from stimage_qupath.models.uncertainty import OutlierScore
 from stimage_qupath.results import Panel
 
@@ -34,11 +36,14 @@ def ensemble():
         heads=Heads(
             feature_mean=np.zeros(WIDTH, np.float32),
             feature_sd=np.ones(WIDTH, np.float32),
-            weight=rng.normal(0, 0.1, (3, WIDTH, 2)).astype(np.float32),
+            projection=rng.normal(0, 0.1, (3, WIDTH, 2)).astype(np.float32),
+            loading=rng.normal(0, 1, (3, 2, 2)).astype(np.float32),
             bias=np.zeros((3, 2), np.float32),
             log_total_count=np.ones((3, 2), np.float32),
         ),
         outliers=OutlierScore.fit(rng.normal(size=(200, WIDTH)).astype(np.float32)),
+        recalibration=Recalibration.none(2),
+        high_low=HighLow(np.array([0.5, np.nan], np.float32)),
     )
 
 
@@ -79,9 +84,9 @@ def test_one_changed_byte_in_the_weights_is_seen(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "expected a model of format 1 .* found 99"),
+        ({"format": 99}, "expected a model of format 2 .* found 99"),
         ({"panel": None}, "damaged|without panel|Panel"),
-        ({"encoder": {"name": "nonsense"}}, "expected the encoder"),
+        ({"encoder": {"name": "nonsense"}}, "expected an encoder"),
     ],
 )
 def test_a_card_that_does_not_fit(folder, change, message):

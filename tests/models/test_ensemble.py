@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from stimage_qupath.models.ensemble import Ensemble, Heads
+from stimage_qupath.models.high_low import HighLow
 from stimage_qupath.models.negative_binomial import mixture_quantile
+from stimage_qupath.models.recalibration import Recalibration
 from stimage_qupath.models.uncertainty import OutlierScore, total_variance
 from stimage_qupath.results import Panel
 
@@ -17,16 +22,23 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def ensemble():
     rng = np.random.default_rng(3)
-    members, features, genes = 4, 6, 5
+    members, features, factors, genes = 4, 6, 3, 5
     heads = Heads(
         feature_mean=rng.normal(size=features).astype(np.float32),
         feature_sd=rng.uniform(0.5, 2, features).astype(np.float32),
-        weight=rng.normal(0, 0.3, (members, features, genes)).astype(np.float32),
+        projection=rng.normal(0, 0.4, (members, features, factors)).astype(np.float32),
+        loading=rng.normal(0, 0.5, (members, factors, genes)).astype(np.float32),
         bias=rng.normal(0, 1, (members, genes)).astype(np.float32),
         log_total_count=rng.normal(1, 1, (members, genes)).astype(np.float32),
     )
     outliers = OutlierScore.fit(rng.normal(size=(300, features)).astype(np.float32))
-    return Ensemble(panel=Panel(("A", "B", "C", "D", "E")), heads=heads, outliers=outliers)
+    return Ensemble(
+        panel=Panel(("A", "B", "C", "D", "E")),
+        heads=heads,
+        outliers=outliers,
+        recalibration=Recalibration.none(genes),
+        high_low=HighLow(np.array([1, np.nan, 2, 3, 4], np.float32)),
+    )
 
 
 @pytest.fixture
@@ -91,10 +103,23 @@ def test_some_genes_are_the_same_as_all_genes_cut(ensemble, features):
 
 def test_heads_that_do_not_fit_or_are_not_finite_are_refused(ensemble):
     h = ensemble.heads
-    with pytest.raises(ValueError, match="expected heads that fit a weight"):
-        Heads(h.feature_mean[:2], h.feature_sd, h.weight, h.bias, h.log_total_count)
+    with pytest.raises(ValueError, match="expected heads that fit a projection"):
+        replace(h, feature_mean=h.feature_mean[:2])
     with pytest.raises(ValueError, match="expected finite weights"):
-        Heads(h.feature_mean, h.feature_sd, h.weight * np.nan, h.bias, h.log_total_count)
+        replace(h, loading=h.loading * np.nan)
+
+
+def test_intervals_and_high_follow_the_recalibration(ensemble, features):
+    """A temperature of 2 halves r; a gene without a threshold has no probability of being high."""
+    genes = np.array([3, 1])
+    warm = replace(ensemble.recalibration, log_temperature=np.full(5, np.log(2), np.float32))
+    prediction = replace(ensemble, recalibration=warm).predict(features, device=CPU, interval_genes=genes)
+    mean, r = member_means(ensemble, features), np.exp(ensemble.heads.log_total_count) / 2
+    np.testing.assert_allclose(prediction.aleatoric, (mean + mean**2 / r).mean(axis=1), rtol=1e-4)
+    tail = stats.gamma.sf(3.0, r[:, 3], scale=mean[:, :, 3] / r[:, 3]).mean(axis=1)
+    np.testing.assert_allclose(prediction.high[:, 3], tail, rtol=1e-3, atol=1e-5)
+    assert np.isnan(prediction.high[:, [0, 1, 2, 4]]).all()
+    assert not np.isnan(prediction.p95[:, genes]).any()
 
 
 def test_outlier_score_is_1_at_the_99th_percentile_of_training_and_does_not_saturate():

@@ -62,8 +62,17 @@ def test_an_image_without_margin_is_refused(checkpoint):
         run(encoder, np.zeros((200, 200, 3), dtype=np.uint8), [(3.0, 3.0)])
 
 
+def test_a_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
+    state = dict(checkpoint[1].state_dict())
+    state["blocks.0.extra"] = torch.ones(1)
+    del state["norm.weight"]
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(UnknownModelError, match=r"1 lacking: norm.weight; 1 unexpected: blocks.0.extra"):
+        load_encoder(NAME, weights=str(tmp_path / "other.safetensors"))
+
+
 def test_names_and_weights_that_are_not_there(tmp_path):
-    with pytest.raises(UnknownModelError, match="expected the encoder 'colour' or 'timm:<model>', found 'resnet'"):
+    with pytest.raises(UnknownModelError, match=r"expected an encoder out of .* or 'timm:<model>', found 'resnet'"):
         load_encoder("resnet")
     with pytest.raises(UnknownModelError, match="expected a model that timm knows, found 'resnet51'"):
         load_encoder("timm:resnet51")

@@ -85,6 +85,7 @@ class DarkPartsSegmenter:
     name: str = "dark parts"
     mpp: float = 0.5
     halo_um: float = 16.0
+    stride: int = 1
     bound: DarkParts = field(default_factory=DarkParts)
 
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> DarkParts:

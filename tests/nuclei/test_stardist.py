@@ -10,13 +10,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import shapely
 import torch
 
 from stimage_qupath import cli
-from stimage_qupath.errors import MissingPartError, UnknownModelError
-from stimage_qupath.nuclei import stardist_segmenter
+from stimage_qupath.errors import UnknownModelError
 from stimage_qupath.nuclei.stardist_network import StarDistConfig, StarDistNetwork, load_network
-from stimage_qupath.nuclei.stardist_segmenter import BoundStarDistSegmenter, StarDistSegmenter, pretrained_folder
+from stimage_qupath.nuclei.stardist_segmenter import BoundStarDistSegmenter, StarDistSegmenter
 
 CONFIGS = {
     "grid 2": {"n_rays": 32, "grid": [2, 2], "n_channel_in": 3, "unet_n_filter_base": 8, "net_conv_after_unet": 16},
@@ -97,16 +97,6 @@ def test_a_damaged_or_foreign_model_is_one_sentence(tmp_path):
     (folder / "config.json").write_text(json.dumps(CONFIGS["shallow"]))
     with pytest.raises(UnknownModelError, match="found no weights"):
         load_network(folder)
-
-
-def test_the_public_model_is_found_where_stardist_keeps_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(stardist_segmenter, "CACHE", tmp_path)
-    with pytest.raises(MissingPartError, match=r"download https://.*2D_versatile_he\.zip and unpack it there"):
-        pretrained_folder()
-    folder = tmp_path / "2D_versatile_he" / "2D_versatile_he_extracted"
-    folder.mkdir(parents=True)
-    write_model(folder, CONFIGS["shallow"])
-    assert pretrained_folder() == folder
 
 
 class Discs(torch.nn.Module):
@@ -210,4 +200,25 @@ def test_a_stardist_folder_serves_from_the_command_line(tmp_path, tissue_slide, 
     assert json.loads(capsys.readouterr().out)["settings"]["segmenter"].startswith("stardist:")
     assert cli.run([*arguments, "--force", "--segmenter", f"stardist:{tmp_path}"]) == 2
     assert cli.run([*arguments, "--force", "--segmenter", "cellpose"]) == 2
-    assert "expected segmenter out of classical, stardist" in capsys.readouterr().err
+    assert "expected segmenter out of classical, he, stardist" in capsys.readouterr().err
+
+
+def test_blocks_fall_on_the_grid_of_the_network(array_slide):
+    """Pooling makes a network see an image otherwise that is moved by less than its stride."""
+    from stimage_qupath.nuclei.segment import segment_regions
+    from stimage_qupath.results import Region
+
+    network = Discs(StarDistConfig(n_rays=8, n_channel_in=3, grid=(2, 2)))
+    segmenter = StarDistSegmenter(network, 1.1, 0.4, torch.device("cpu"))  # finds nothing, reads all
+    assert segmenter.stride == 16
+    slide = array_slide(np.full((900, 900, 3), 120, dtype=np.uint8), 0.5)
+    everywhere = [Region(id="r", geometry=shapely.box(0, 0, 900, 900))]
+    for block_um, expansion_um in ((77.7, 0.0), (101.0, 3.3)):
+        list(
+            segment_regions(
+                slide, 0.5, everywhere, segmenter, image_id="i", block_um=block_um, expansion_um=expansion_um
+            )
+        )
+    corners = np.array(slide.reads)
+    assert len(corners) > 20
+    assert (corners[(corners > 0).all(axis=1)] % 16 == 0).all()

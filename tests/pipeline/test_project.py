@@ -90,7 +90,7 @@ def test_mapped_images_and_a_choice_by_name(tmp_path: Path, small: Path) -> None
         ("truncated", AnnotationError, "expected a whole data file, found .* cut short"),
         ("saving", UsageError, "expected no save under way"),
         ("size", ImageError, "expected 421 x 400 px as in QuPath, found 420 x 400"),
-        ("series", ImageError, "expected the first image of a file, found series 1"),
+        ("series", ImageError, "expected series 1, z 0, t 0 in a, é%α.tif, found no OME metadata"),
         ("kind", ImageError, "expected an image as in its file, turned or cropped, found n: 'color'"),
         ("class", AnnotationError, "expected annotations of the classes, names or ids given, found none in 1 images"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_blocks_bound_the_pixels_in_memory(slide):
     points = np.random.default_rng(2).uniform((0, 0), (4000, 3000), (500, 2))
     windows = plan_windows(points, CentreColour().card, slide, 1.0)
     assert len(windows) == 12
-    assert max(w.width * w.height for w in windows) <= 1012**2
+    assert max(w.width * w.height for w in windows) <= 1036**2
     assert sorted(np.concatenate([w.index for w in windows])) == list(range(500))
 
 
@@ -131,3 +131,11 @@ def test_a_grid_is_the_same_in_whatever_company():
     points = np.random.default_rng(4).uniform(0, 1000, (20, 2))
     some = {tuple(node) for node in interpolation(points[:3], 50.0)[0]}
     assert some <= {tuple(node) for node in interpolation(points, 50.0)[0]}
+
+
+def test_frames_begin_on_the_grid_of_the_encoders_strides(slide):
+    points = np.random.default_rng(3).uniform((0, 0), (4000, 3000), (200, 2))
+    card = replace(CentreColour().card, align_px=16)
+    for window in plan_windows(points, card, slide, 1.0):
+        assert (window.x % 16, window.y % 16) == (0, 0)
+        np.testing.assert_allclose(window.centres + np.array([window.x, window.y]), points[window.index])

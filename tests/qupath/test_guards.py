@@ -97,3 +97,20 @@ def test_locks_of_the_dead_are_taken_over_and_others_kept(tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=r"found it locked by"), guards.project_lock(tmp_path):
             pass
         assert lock.read_text(encoding="utf-8") == text
+
+
+def test_a_killed_write_is_undone(data: Path) -> None:
+    content, before = data.read_bytes(), guards.fingerprint(data)
+    guards.back_up(data)
+    data.write_bytes(b"half")
+    data.with_name("data.qpdata.bkp").write_bytes(content)
+    guards.undo(data, before)
+    assert data.read_bytes() == content
+    guards.check_whole(data)
+    guards.undo(data, before)  # nothing to do
+    data.write_bytes(b"half")
+    data.with_name("data.qpdata.stimage-backup").write_bytes(b"older")
+    with pytest.raises(AnnotationError, match=r"expected .*stimage-backup to hold .* as it was, found another"):
+        guards.undo(data, before)
+    guards.undo(data, None)
+    assert not data.exists()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +93,8 @@ class Drawn:
 def drawn_once(
     tmp_path_factory: pytest.TempPathFactory, tissue_slide: Any, bridge: BridgeClient, in_qupath: Callable[..., Any]
 ) -> Drawn:
-    folder = tmp_path_factory.mktemp("round trip, é") / "proj_1.0 α%20&'"
+    odd = "" if sys.platform == "win32" else '"'
+    folder = tmp_path_factory.mktemp("round trip, é") / f"proj_1.0 α%20&'{odd}"
     bridge.ask("create", project=str(folder), images=[str(tissue_slide.path)])
     file = folder / "project.qpproj"
     return Drawn(file, **in_qupath(DRAW, project=str(file)))
@@ -245,12 +250,19 @@ def test_own_objects_are_removed_and_nothing_else(
         bridge.ask("remove", project=str(drawn.file), image="9", expected=None)
 
 
-def test_an_arabic_locale_changes_nothing(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAQUO_JAVA_OPTS", '["-Duser.language=ar", "-Duser.region=EG"]')
+@pytest.mark.parametrize("locale", [("ar", "EG"), ("de", "DE")])
+def test_the_language_changes_nothing(
+    locale: tuple[str, str], drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language = [f"-Duser.language={locale[0]}", f"-Duser.region={locale[1]}"]
+    monkeypatch.setenv("PAQUO_JAVA_OPTS", json.dumps(language))
+    monkeypatch.setenv("LC_ALL", "C")
     project = read_project(drawn.file)
     with BridgeClient() as client:
         found = QuPathSource(project, client).objects(project.images[0])
     assert {o.color for o in found if o.classification == "Tumor"} == {(200, 0, 0)}
+    (row,) = flow.run(settings(drawn, tmp_path / "out", classes=("Stroma",)))["images"]
+    assert row["written"]["added"] == row["cells"] > 5
 
 
 def test_images_are_added_once(drawn: Drawn, tmp_path: Path, tissue_slide: Any, bridge: BridgeClient) -> None:
@@ -295,3 +307,49 @@ def test_nothing_is_written_where_a_guard_fails(
     with pytest.raises(kind):
         bridge.ask("write", project=str(drawn.file), image="1", run=str(run), expected=expected)
     assert drawn.data.read_bytes() == content
+
+
+SLOW_WRITE = """
+import os, runpy, sys, time
+sys.argv = ["bridge"]
+import stimage_qupath.qupath.guards as guards
+original = guards.back_up
+def slow(path):
+    made = original(path)
+    path.write_bytes(b"half")
+    time.sleep(60)
+    return made
+guards.back_up = slow
+runpy.run_module("stimage_qupath.qupath.bridge", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no polite signals there")
+def test_a_cancel_during_the_write_leaves_the_project_as_it_was(drawn: Drawn, tmp_path: Path) -> None:
+    """The bridge is stopped where the file is half written; a run in a process of its own, ended politely."""
+    (tmp_path / "slow.py").write_text(SLOW_WRITE, encoding="utf-8")
+    code = (
+        "import sys, stimage_qupath.qupath.client as c, subprocess\n"
+        "real = subprocess.Popen\n"
+        f"c.subprocess.Popen = lambda command, **k: real([command[0], '-u', {str(tmp_path / 'slow.py')!r}], **k)\n"
+        "from stimage_qupath import cli\n"
+        "sys.argv = ['stimage-qupath'] + sys.argv[1:]\ncli.main()"
+    )
+    words = ["predict", str(drawn.file), "--output", str(tmp_path / "out"), "--write-back", "--device", "cpu"]
+    content = drawn.data.read_bytes()
+    command = [sys.executable, "-c", code, *words, "--no-overview", "--classes", "Tumor"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    until = time.monotonic() + 120
+    while drawn.data.read_bytes() != b"half":
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.terminate()
+    said = process.communicate(timeout=30)[1].decode()
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 7, said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert drawn.data.read_bytes() == content
+    assert not drawn.data.with_name("data.qpdata.bkp").exists()

@@ -95,9 +95,9 @@ def test_views_are_listed_innermost_first(tmp_path: Path) -> None:
     images = [{"serverBuilder": b, "entryID": i, "imageName": f"n{i}"} for i, b in enumerate(builders)]
     (tmp_path / "project.qpproj").write_text(json.dumps({"images": images}), encoding="utf-8")
     first, second, third, fourth = read_project(tmp_path).images
-    assert first.view == ("rotate 90", "crop 10,20,30,40")
-    assert (first.width, first.height, first.series, first.is_cropped_to_bounds) == (30, 40, 2, False)
-    assert (second.view, second.unsupported) == ((), None)
+    assert first.view == ("series 2", "rotate 90", "crop 10,20,30,40")
+    assert (first.width, first.height, first.is_cropped_to_bounds) == (30, 40, False)
+    assert (second.view, second.unsupported) == (("series 2",), None)
     assert (third.unsupported, fourth.unsupported) == ("color_deconvolved", "channels")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import tifffile
 from stimage_qupath.pipeline.doctor import find_qupath
 from stimage_qupath.qupath.launcher import check_round_trip, launcher_of
 from stimage_qupath.qupath.scripts import FOLDER, install
+from stimage_qupath.request import ImageRequest
+from stimage_qupath.slide.view import open_view
 
 pytestmark = pytest.mark.qupath
 
@@ -321,3 +324,187 @@ def test_colours_without_a_window_are_refused(project, tmp_path):
 
 def test_the_doctor_has_this_qupath_call_back(qupath):
     assert check_round_trip(qupath).endswith("answer each other")
+
+
+@pytest.fixture
+def run_copy(project, tmp_path):
+    """Return a run of the project's image, which may be changed, in a folder of an odd name."""
+    copy = tmp_path / ODD / "run"
+    shutil.copytree(run_folder(project.first_status), copy)
+    return copy
+
+
+def imported(project, folder, *arguments, **options):
+    """Run the script ``Import results`` and return its line of the status file and what it printed."""
+    status = folder.parent / "status.jsonl"
+    status.unlink(missing_ok=True)
+    script = options.pop("script", project.scripts / "Import results.groovy")
+    output = project.run(script, f"from={folder}", f"status={status}", *arguments, **options)
+    assert status.exists(), output
+    return json.loads(status.read_text(encoding="utf-8")), output
+
+
+def change_record(run, **changes):
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(record | changes), encoding="utf-8")
+
+
+def test_a_run_from_elsewhere_is_imported(project, run_copy):
+    before = project.dump()
+    status, output = imported(project, run_copy)
+    assert status["status"] == "done", output
+    annotations, detections = project.dump()
+    assert status["added"] == len(own(detections)) == len(own(project.first[1]))
+    assert set(own(detections)) == set(own(project.first[1]))
+    assert status["removed"] == len(own(before[1]))
+    assert annotations == before[0]
+    assert [d for d in detections if d["id"] == USER] == project.before[1]
+
+
+def test_the_runs_of_a_project_find_their_images(project, run_copy):
+    out = run_copy.parent
+    row = {"id": "1", "name": project.image.name, "status": "done", "run": "run"}
+    table = {"kind": "project", "images": [row, {"id": "2", "name": "x", "status": "failed", "run": None}]}
+    (out / "run.json").write_text(json.dumps(table), encoding="utf-8")
+    status, output = imported(project, out)
+    assert status["status"] == "done", output
+    assert status["added"] == len(own(project.dump()[1])) == len(own(project.first[1]))
+    note = project.folder / "stimage" / "results.json"
+    note.write_text(json.dumps({"output": os.path.relpath(out, project.folder)}), encoding="utf-8")
+    output = project.run(project.scripts / "Import results.groovy", f"status={out / 'status2.jsonl'}", save=False)
+    note.unlink()
+    assert json.loads((out / "status2.jsonl").read_text(encoding="utf-8"))["status"] == "done", output
+    table["images"][0]["name"] = "another.svs"
+    (out / "run.json").write_text(json.dumps(table), encoding="utf-8")
+    status, _ = imported(project, out, save=False)
+    assert "found another.svs; open the project they were made for" in status["message"]
+
+
+@pytest.mark.parametrize("what", ["count", "first id"])
+def test_a_run_whose_record_does_not_fit_is_not_imported(project, run_copy, what):
+    before = project.dump()
+    regions = json.loads((run_copy / "run.json").read_text(encoding="utf-8"))["regions"]
+    if what == "count":
+        change_record(run_copy, cells=200_001)
+    else:
+        regions[0]["first_id"] = USER
+        change_record(run_copy, regions=regions)
+    status, output = imported(project, run_copy)
+    assert status["status"] == "failed"
+    if what == "count":
+        assert "200,001 nuclei; above 200,000 QuPath becomes slow: predict smaller annotations" in output
+        assert "expected 200001 nuclei in the order of the run, found" in status["message"]
+    else:
+        assert f"another first nucleus in region {regions[0]['id']}" in status["message"]
+    assert project.dump() == before
+
+
+CANCEL_IMPORT = """
+import qupath.lib.io.PathIO
+PathIO.metaClass.static.readObjects = { File file ->
+    def found = PathIO.getMethod("readObjects", File).invoke(null, file)
+    Thread.currentThread().interrupt()
+    return found
+}
+def values"""
+
+
+def test_a_cancel_during_the_import_changes_nothing(project, run_copy):
+    before = project.dump()
+    script = project.scripts / "interrupted import.groovy"
+    text = (project.scripts / "Import results.groovy").read_text(encoding="utf-8")
+    script.write_text(text.replace("\ndef values", CANCEL_IMPORT, 1), encoding="utf-8")
+    status, _ = imported(project, run_copy, script=script)
+    script.unlink()
+    assert (status["status"], status["message"]) == ("cancelled", "cancelled; nothing was changed")
+    assert project.dump() == before
+
+
+VIEWS = """
+import com.google.gson.GsonBuilder
+import qupath.lib.images.ImageData
+import qupath.lib.images.servers.CroppedImageServer
+import qupath.lib.images.servers.ImageServers
+import qupath.lib.images.servers.RotatedImageServer
+import qupath.lib.objects.PathObjects
+import qupath.lib.regions.ImagePlane
+import qupath.lib.regions.ImageRegion
+import qupath.lib.roi.ROIs
+def gson = new GsonBuilder().serializeNulls().create()
+def type = new GroovyClassLoader(getClass().getClassLoader()).parseClass(new File(args[0], "StimageRequest.groovy"))
+def ask = type.getConstructors()[0].newInstance([classes: ""], null, gson)
+def plain = ImageServers.buildServer(new File(args[1]).toURI().toString())
+def turned = new RotatedImageServer(plain, RotatedImageServer.Rotation.ROTATE_270)
+def box = ImageRegion.createInstance(20, 30, 400, 500, 0, 0)
+def servers = [plain, turned, new CroppedImageServer(turned, box), new CroppedImageServer(plain, box),
+    new RotatedImageServer(new CroppedImageServer(plain, box), RotatedImageServer.Rotation.ROTATE_90)]
+def rows = servers.collect { server ->
+    def data = new ImageData(server)
+    def roi = ROIs.createRectangleROI(1, 2, 30, 40, ImagePlane.getPlane(2, 1))
+    data.getHierarchy().addObject(PathObjects.createAnnotationObject(roi))
+    try {
+        return ask.describe(new File(args[2]), [id: "x", data: data, areas: ask.areasOf(data, false)])
+    } catch (IllegalStateException e) {
+        return e.getMessage()
+    }
+}
+new File(args[2], "views.json").setText(gson.toJson(rows), "UTF-8")
+"""
+
+
+def test_the_request_says_how_the_image_is_shown(project, tmp_path):
+    project.command(VIEWS, project.scripts, project.image, tmp_path, save=False)
+    *rows, last = json.loads((tmp_path / "views.json").read_text(encoding="utf-8"))
+    images = [ImageRequest.from_dict(row) for row in rows]
+    assert [image.view for image in images] == [
+        ("plane 2,1",),
+        ("plane 2,1", "rotate 270"),
+        ("plane 2,1", "rotate 270", "crop 20,30,400,500"),
+        ("plane 2,1", "crop 20,30,400,500"),
+    ]
+    for image in images:
+        with open_view(image.path, image.view[1:]) as view:
+            assert (view.width, view.height) == (image.width, image.height)
+    assert "expected an image as in its file, turned and then cropped, found" in last
+    plane = json.loads((tmp_path / "regions-x.geojson").read_text(encoding="utf-8"))["features"][0]["geometry"]["plane"]
+    assert (plane["z"], plane["t"]) == (2, 1)
+
+
+def test_a_validation_leaves_a_page_and_changes_nothing(project, tmp_path):
+    project.predict("genes=BGN,TAGLN")
+    before = project.dump()
+    script, status = project.scripts / "Validate against annotations.groovy", tmp_path / "status.jsonl"
+    output = project.run(script, f"to={tmp_path / ODD}", "genes=BGN", f"status={status}", save=False)
+    said = json.loads(status.read_text(encoding="utf-8"))
+    assert said["status"] == "done", output
+    assert Path(said["report"]) == (tmp_path / ODD / "validation.html").resolve()
+    assert "Research use only" in said["message"]
+    assert "not pathology" in said["message"]
+    assert "Research use only" in Path(said["report"]).read_text(encoding="utf-8")
+    found = json.loads((tmp_path / ODD / "validation.json").read_text(encoding="utf-8"))
+    assert list(found["classes"]) == ["Stroma", "Tumor"]
+    assert list(found["classes"]["Tumor"]["genes"]) == ["BGN"]
+    of = own(before[1])
+    of_tumor = [d for d in of.values() if d["parent"] == TUMOR]
+    assert found["classes"]["Tumor"]["nuclei"] == len(of_tumor)
+    pairs = [
+        (a["measurements"]["STimage: BGN: mean"], b["measurements"]["STimage: BGN: mean"])
+        for a in of_tumor
+        for b in of.values()
+        if b["parent"] == STROMA
+    ]
+    expected = np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+    assert found["classes"]["Tumor"]["genes"]["BGN"]["auroc"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert project.dump() == before
+
+
+def test_a_validation_without_a_run_or_a_class_says_so(project, tmp_path):
+    script, status = project.scripts / "Validate against annotations.groovy", tmp_path / "status.jsonl"
+    project.run(script, f"from={tmp_path}", f"status={status}", save=False)
+    project.run(script, "classes=Necrosis", f"status={status}", save=False)
+    project.run(script, f"to={tmp_path}", f"status={status}", save=False)
+    run, classes, there = map(json.loads, status.read_text(encoding="utf-8").splitlines())
+    assert {said["status"] for said in (run, classes, there)} == {"failed"}
+    assert "expected the run of this image in" in run["message"]
+    assert "expected annotations with a class, found none" in classes["message"]
+    assert "choose another output" in there["message"]

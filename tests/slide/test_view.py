@@ -69,7 +69,7 @@ def test_steps_compose(tissue_slide: Any) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("rotate 45", "expected a view 'rotate 90|180|270' or 'crop X,Y,WIDTH,HEIGHT', found 'rotate 45'"),
+        ("rotate 45", "'rotate 90|180|270' or 'crop X,Y,WIDTH,HEIGHT', found 'rotate 45'"),
         ("crop 0,0,9999,5", "expected a crop within 1110 x 1483 px, found 9999 x 5 at (0, 0)"),
         ("crop 0,0,0,5", "expected a crop within"),
     ],

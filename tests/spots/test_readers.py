@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from stimage_qupath.errors import UsageError
-from stimage_qupath.spots.readers import read_dataset, read_legacy_st
+from stimage_qupath.spots.readers import read_dataset
 
 HEADER = "section,patient,image,counts,spots,platform,mpp\n"
 
@@ -45,11 +45,13 @@ def test_genes_that_were_not_measured_are_0(folder):
 
 
 def test_a_gene_under_two_accessions_is_added_up(folder):
-    (folder / "doubled.tsv").write_text("\tA\tB\tA\n10x2\t1\t2\t3\n11x2\t0\t5\t7\n")
-    table, _, notes = read_legacy_st(folder / "doubled.tsv", folder / "spots.tsv")
-    assert list(table.columns) == ["A", "B"]
-    assert table["A"].tolist() == [4, 7]
-    assert "A" in notes[0]
+    (folder / "counts.tsv.gz").unlink()
+    (folder / "counts.tsv").write_text("\tA\tB\tA\n10x2\t1\t2\t3\n11x2\t0\t5\t7\n")
+    (folder / "table.csv").write_text(HEADER + "S1,P1,he.png,counts.tsv,spots.tsv,legacy_st,0.69\n")
+    (section,) = read_dataset(folder / "table.csv")
+    assert section.genes == ("A", "B")
+    np.testing.assert_array_equal(section.counts.toarray(), [[4, 2], [7, 5]])
+    assert section.notes == ("1 genes appeared more than once and were added up, first A",)
 
 
 def test_anndata_with_counts_in_a_layer(folder):
@@ -73,10 +75,14 @@ def test_anndata_with_counts_in_a_layer(folder):
         ("S1,P1,gone.png,counts.tsv.gz,spots.tsv,legacy_st,0.69", "expected the image of section S1"),
         ("S1,P1,he.png,counts.tsv.gz,,legacy_st,0.69", "expected a spot table for platform legacy_st"),
         ("S1,P1,he.png,counts.tsv.gz,spots.tsv,legacy_st,wide", "section S1 cannot be read: could not convert"),
-        ("S1,P1,he.png,spots.tsv,spots.tsv,legacy_st,0.69", "found none in common"),
+        (
+            "S1,P1,he.png,foreign.tsv,spots.tsv,legacy_st,0.69",
+            "have in common, found none: .10X2. in one, .11x2. in the other",
+        ),
     ],
 )
 def test_a_bad_row_names_the_section_and_the_fault(folder, row, message):
+    (folder / "foreign.tsv").write_text("\tA\n10X2\t1\n")
     (folder / "table.csv").write_text(HEADER + row + "\n")
     with pytest.raises(UsageError, match=message):
         read_dataset(folder / "table.csv")
@@ -98,6 +104,37 @@ def test_normalised_values_are_no_counts(folder):
     (folder / "normalised.tsv").write_text("\tA\n10x2\t1.5\n11x2\t0\n")
     (folder / "table.csv").write_text(HEADER + "S1,P1,he.png,normalised.tsv,spots.tsv,legacy_st,0.69\n")
     with pytest.raises(UsageError, match="expected raw counts"):
+        read_dataset(folder / "table.csv")
+
+
+def test_proteins_pass_as_proteins_and_cannot_be_trained_on(folder):
+    data = anndata.AnnData(
+        X=np.array([[0.5, 2.25], [1.5, 0]], dtype=np.float32), var=pd.DataFrame(index=["CD3", "HER2"])
+    )
+    data.obs_names = ["a", "b"]
+    data.obsm["spatial"] = np.array([[10.0, 20.0], [30.0, 40.0]])
+    data.write_h5ad(folder / "codex.h5ad")
+    row = "S1,P1,he.png,codex.h5ad,,anndata,0.5"
+    (folder / "table.csv").write_text(f"{HEADER.strip()},kind\n{row},protein\n")
+    (section,) = read_dataset(folder / "table.csv")
+    np.testing.assert_array_equal(section.counts_of(("HER2",)), [[2.25], [0]])
+    with pytest.raises(UsageError, match="expected raw counts in section S1, found a table of kind protein"):
+        section.with_enough_counts()
+    (folder / "table.csv").write_text(f"{HEADER.strip()},kind\n{row},counts\n")
+    with pytest.raises(UsageError, match=r"expected raw counts .* mark proteins in the column kind"):
+        read_dataset(folder / "table.csv")
+    (folder / "table.csv").write_text(f"{HEADER.strip()},kind\n{row},proteins\n")
+    with pytest.raises(UsageError, match="expected kind counts or protein for section S1, found 'proteins'"):
+        read_dataset(folder / "table.csv")
+
+
+def test_axes_and_scale_of_the_table(folder):
+    row = "S1,P1,he.png,counts.tsv.gz,spots.tsv,legacy_st,0.69,yx,0.5"
+    (folder / "table.csv").write_text(f"{HEADER.strip()},axes,image_scale\n{row}\n")
+    (section,) = read_dataset(folder / "table.csv")
+    np.testing.assert_array_equal(section.positions_px, [[10.25, 50.25], [10.125, 55.25]])
+    (folder / "table.csv").write_text(f"{HEADER.strip()},axes,image_scale\n{row[:-3]}7\n")
+    with pytest.raises(UsageError, match="expected image_scale above 0 and up to 1, found 7"):
         read_dataset(folder / "table.csv")
 
 

@@ -9,7 +9,6 @@ from scipy import stats
 from stimage_qupath.spots.residuals import column_pearson, pearson_residuals
 from stimage_qupath.validation.expression import (
     Measured,
-    block_weights,
     depth_normalised,
     gene_residual_pcc,
     partial_pearson,
@@ -24,6 +23,11 @@ def measured():
     counts = rng.poisson(totals[:, None] * np.array([0.001, 0.004, 0.01])).astype(float)
     x, y = np.divmod(np.arange(60), 10)
     return Measured(counts, totals, np.stack([x, y], axis=1) * 200.0)
+
+
+def stats_logpmf(counts, mean):
+    """Return scipy's log probability at the dispersion of the null."""
+    return stats.nbinom.logpmf(counts, 10.0, 10.0 / (10.0 + mean))
 
 
 def test_column_pearson_is_numpys():
@@ -79,6 +83,13 @@ def test_metrics_by_their_definitions(measured):
     assert got["pcc_log1p_raw_mean"].value == pytest.approx(raw.mean())
     kept = raw[raw > 0.1]
     assert got["pcc_log1p_raw_median_above_0.1"].value == pytest.approx(np.median(kept) if kept.size else 0.0)
+    rmse = np.sqrt(((normalised - np.log1p(mean)) ** 2).mean(axis=0)).mean()
+    assert got["rmse_normalised_mean"].value == pytest.approx(rmse)
+    # A mean under a hundredth of the gene's is held there.
+    m = np.maximum(mean, 0.01 * rates * 2000) * measured.totals[:, None] / 2000
+    best = stats_logpmf(measured.counts, np.maximum(measured.counts, 1e-12))
+    deviance = 2 * (best - stats_logpmf(measured.counts, m))
+    assert got["nb_deviance_mean"].value == pytest.approx(deviance.mean(), rel=1e-4)
     spearman = [stats.spearmanr(normalised[:, g], mean[:, g]).statistic for g in range(3)]
     assert got["spearman_mean"].value == pytest.approx(np.mean(spearman))
 
@@ -97,16 +108,6 @@ def test_depth_alone_scores_on_raw_counts_but_not_on_residuals():
     assert abs(got["pcc_residual_mean"].value) < 0.05
     # A straight line takes out most, not all: zeros of shallow spots bend the relation to depth.
     assert abs(got["pcc_partial_depth_mean"].value) < 0.2
-
-
-def test_blocks_are_resampled_whole_and_as_often_as_there_are_blocks(measured):
-    weights = block_weights(measured.positions_um, replicates=50, seed=0)
-    block = (measured.positions_um // 600).astype(int)
-    for name in np.unique(block, axis=0):
-        members = weights[:, (block == name).all(axis=1)]
-        assert (members == members[:, :1]).all()
-    assert weights.mean() == pytest.approx(1, abs=0.1)
-    np.testing.assert_array_equal(weights, block_weights(measured.positions_um, replicates=50, seed=0))
 
 
 def test_a_paired_difference_uses_the_same_resamples(measured):

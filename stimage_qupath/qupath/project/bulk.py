@@ -61,8 +61,7 @@ class GroovyBulk:
             JArray.of(np.ascontiguousarray(cells.values).ravel(), JFloat),
             JArray.of(cells.class_of, JInt),
             path_classes(cells),
-            0,
-            0,
+            *cells.plane,
         )
         self._class.attach(made, JArray.of(cells.parent_of, JInt), _objects(parents))
 
@@ -95,7 +94,7 @@ class LoopBulk:
         self._lists = JClass("qupath.lib.measurements.MeasurementListFactory")
         self._float = JClass("qupath.lib.measurements.MeasurementList$MeasurementListType").FLOAT
         self._uuid = JClass("java.util.UUID")
-        self._plane = JClass("qupath.lib.regions.ImagePlane").getDefaultPlane()
+        self._planes = JClass("qupath.lib.regions.ImagePlane")
         self._coordinate = JClass("org.locationtech.jts.geom.Coordinate")
         self._ring = JClass("org.locationtech.jts.geom.LinearRing")
 
@@ -105,11 +104,14 @@ class LoopBulk:
         for i, (most, least) in enumerate(cells.ids.tolist()):
             path_class = None if cells.class_of[i] < 0 else classes[int(cells.class_of[i])]
             measured = self._measured(cells, i)
-            outline = self._outline(cells.outlines, i)
+            plane = self._planes.getPlane(*cells.plane)
+            outline = self._outline(cells.outlines, i, plane)
             if cells.nuclei is None:
                 made = self._objects.createDetectionObject(outline, path_class, measured)
             else:
-                made = self._objects.createCellObject(outline, self._outline(cells.nuclei, i), path_class, measured)
+                made = self._objects.createCellObject(
+                    outline, self._outline(cells.nuclei, i, plane), path_class, measured
+                )
             made.setID(self._uuid(most, least))
             parents[int(cells.parent_of[i])].addChildObject(made)
 
@@ -121,16 +123,16 @@ class LoopBulk:
         measured.close()
         return measured
 
-    def _outline(self, rings: RingArrays, i: int) -> Any:
+    def _outline(self, rings: RingArrays, i: int, plane: Any) -> Any:
         first, last = rings.part_starts[i : i + 2].tolist()
         parts = [rings.xy[rings.ring_starts[r] : rings.ring_starts[r + 1]] for r in range(first, last)]
         if len(parts) == 1:
             x, y = (JArray.of(np.ascontiguousarray(parts[0][:, axis]), JDouble) for axis in (0, 1))
-            return self._rois.createPolygonROI(x, y, self._plane)
+            return self._rois.createPolygonROI(x, y, plane)
         factory = self._tools.getDefaultFactory()
         closed = [[self._coordinate(*xy) for xy in [*part.tolist(), part[0].tolist()]] for part in parts]
         shell, *holes = (factory.createLinearRing(JArray(self._coordinate)(ring)) for ring in closed)
-        return self._tools.geometryToROI(factory.createPolygon(shell, JArray(self._ring)(holes)), self._plane)
+        return self._tools.geometryToROI(factory.createPolygon(shell, JArray(self._ring)(holes)), plane)
 
     def remove_own(self, parents: list[Any]) -> int:
         """Remove the children of ``parents`` that this package made; return how many."""

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from paquo.projects import QuPathProject
 
 from stimage_qupath import names
-from stimage_qupath.errors import ImageError, OutputError, UsageError
+from stimage_qupath.errors import AnnotationError, ImageError, OutputError, UsageError
 from stimage_qupath.export.run_reader import read_run
 from stimage_qupath.qupath import guards
 from stimage_qupath.qupath.cell_arrays import CellArrays, iter_cells, run_parents
 from stimage_qupath.qupath.project.bulk import Bulk, choose_bulk
+from stimage_qupath.qupath.project.create import add_image
 from stimage_qupath.qupath.qpproj import ProjectImage, file_uri, project_file, read_project
 from stimage_qupath.qupath.relocate import find_image, plain_path
 
@@ -35,7 +36,7 @@ class Written:
     Attributes
     ----------
     added, removed, updated
-        Objects made, earlier ones of ours that they replace, and objects of the user that got new measurements.
+        Objects made, earlier ones of ours that they replace, and nuclei of the user that got new measurements.
     unplaced
         Regions that are no annotation of the image; their nuclei lie under the root.
     route
@@ -233,15 +234,14 @@ class ProjectStore:
         before = set(self._entries)
         with guards.project_lock(self._file.parent):
             writable = QuPathProject(self._file, mode="r+")
-            for image in images:
-                try:
-                    writable.add_image(Path(image).resolve())
-                except (FileNotFoundError, FileExistsError) as error:
-                    msg = f"expected an image that is not in the project yet, found {image}: {type(error).__name__}"
-                    raise UsageError(msg) from error
-                except OSError as error:
-                    msg = f"expected an image QuPath opens, found {image}: {error}; convert it to OME-TIFF"
-                    raise ImageError(msg) from error
+            there = {plain_path(image.uri) for image in self._project.images}
+            for path in (Path(image).resolve() for image in images):
+                if not path.is_file() or path.as_posix() in there:
+                    found = "it there already" if path.is_file() else "nothing"
+                    msg = f"expected an image that is not in the project yet at {path}, found {found}; check the path"
+                    raise UsageError(msg)
+                there.add(path.as_posix())
+                add_image(writable.java_object, path)
             writable.save(images=False)
         self._project, self._paquo = read_project(self._file), QuPathProject(self._file, mode="r")
         self._entries = {str(entry.java_object.getID()): entry.java_object for entry in self._paquo.images}
@@ -273,12 +273,19 @@ class ProjectStore:
     @contextmanager
     def _opened(self, image_id: str) -> Iterator[Any]:
         """Yield the image's data and let go of the file afterwards."""
+        image, entry = self._image(image_id), self._entry(image_id)
         try:
-            image_data = self._entry(image_id).readImageData()
-            server = image_data.getServer()  # opened here: one that QuPath cannot read must fail before the write
+            server = entry.getServerBuilder().build()  # one that QuPath cannot open must fail before the write
         except JException as error:
-            msg = f"expected an image QuPath opens, found {self._image(image_id).name}: {error}; nothing was written"
+            msg = f"expected an image QuPath opens, found {image.name}: {error}; nothing was written"
             raise ImageError(msg) from error
+        server.close()
+        try:
+            image_data = entry.readImageData()
+            server = image_data.getServer()
+        except JException as error:
+            msg = f"expected data that QuPath reads in {image.data_path}, found: {error}; restore it from a backup"
+            raise AnnotationError(msg) from error
         try:
             yield image_data
         finally:
@@ -297,15 +304,31 @@ class ProjectStore:
         for block in blocks:
             if names.OBJECT_VERSION in block.measurement_names:
                 self.bulk.add(block, parents)
-                added += len(block)
-            else:
-                updated += self.bulk.update(hierarchy, block)
+                added, kept = added + len(block), kept + len(block)
+                continue
+            users, others = self._put_users(hierarchy, block, parents, others)
+            added, updated, kept = added + users.added, updated + users.updated, kept - users.ours
         hierarchy.fireHierarchyChangedEvent(root)
         ours = self.bulk.ids(hierarchy, ours=True)
-        if len(ours) != kept + added:
-            msg = f"expected {kept + added} objects of ours in memory, found {len(ours)}; nothing was written"
+        if len(ours) != kept:
+            msg = f"expected {kept} objects of ours in memory, found {len(ours)}; nothing was written"
             raise OutputError(msg)
         return _Change(added, removed, updated, unplaced, annotations, _sorted(ours), _sorted(others))
+
+    def _put_users(
+        self, hierarchy: Any, block: CellArrays, parents: list[Any], others: NDArray[np.int64]
+    ) -> tuple[_Users, NDArray[np.int64]]:
+        """Update the user's nuclei that the image has and add those it lacks.
+
+        Return what was done, and the ids of all objects that are not ours after it.
+        """
+        ours = _is_among(block.ids, self.bulk.ids(hierarchy, ours=True))  # given by the user, they lose our mark
+        known = ours | _is_among(block.ids, others)
+        new = block.take(np.flatnonzero(~known))
+        updated = self.bulk.update(hierarchy, block.take(np.flatnonzero(known)))
+        self.bulk.add(new, parents)
+        done = _Users(added=len(new), updated=updated, ours=int(ours.sum()))
+        return done, np.concatenate([others, new.ids, block.ids[ours]])
 
     def _save(self, image: ProjectImage, image_data: Any, backup: Path | None) -> None:
         try:
@@ -361,6 +384,15 @@ class _Change:
     others: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class _Users:
+    """What became of nuclei of the user: made, updated, and how many of the latter were ours before."""
+
+    added: int
+    updated: int
+    ours: int
+
+
 class _Laps:
     """Seconds of each step."""
 
@@ -376,6 +408,12 @@ class _Laps:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _is_among(ids: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which ids (halves of UUIDs) are known, (id,) bool."""
+    pairs = set(map(tuple, known.tolist()))
+    return np.array([tuple(pair) in pairs for pair in ids.tolist()], dtype=bool)
 
 
 def _sorted(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""How much each nucleus drove a prediction, and whether that is true of the model."""

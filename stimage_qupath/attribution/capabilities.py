@@ -1,0 +1,252 @@
+"""What an encoder can do beyond encoding, and encoders of the package seen that way.
+
+Every encoder can be asked again with changed pixels. Two kinds can do more, and are explained faster for it: those that
+pass gradients back to the pixels, and those whose windows are means of maps that a pixel changes only near itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stimage_qupath.errors import UsageError
+from stimage_qupath.models import colour, context, mobilenet
+from stimage_qupath.models.encoders import Encoder, EncoderCard
+from stimage_qupath.models.tile_encoder import TileEncoder
+
+SPREAD_FLOOR = 1e-6
+"""What ``context`` adds to a variance before its root."""
+
+
+@runtime_checkable
+class DifferentiableEncoder(Protocol):
+    """An encoder that torch can differentiate with respect to the pixels.
+
+    Attributes
+    ----------
+    card
+        Of the encoder.
+    whole_image
+        Whether one pass over an image serves all its places; else each place costs a pass over its own window.
+    """
+
+    card: EncoderCard
+    whole_image: bool
+
+    def features(self, images: Tensor, centres: Tensor) -> Tensor:
+        """Return features, (image, place, feature).
+
+        Parameters
+        ----------
+        images
+            (image, 3, height, width) float32, 0-255, at ``card.mpp``.
+        centres
+            (place, 2) x and y in pixels, the same in every image.
+        """
+        ...
+
+    def network(self) -> torch.nn.Module:
+        """Return the network, for methods that look at its layers."""
+        ...
+
+
+@runtime_checkable
+class LocalEncoder(Protocol):
+    """An encoder whose features are a function of window means of maps.
+
+    Attributes
+    ----------
+    card
+        Of the encoder.
+    reach_px
+        How far from a changed pixel a map changes, pixels.
+    """
+
+    card: EncoderCard
+    reach_px: int
+
+    def maps(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Yield each map of an image, (height, width)."""
+        ...
+
+    def corners(self, centres: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.intp]:
+        """Return left, top, right, bottom of the windows, (window, 4, place), never empty."""
+        ...
+
+    def statistics(self, means: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return features, (place, feature), from window means, (place, window, map)."""
+        ...
+
+
+@runtime_checkable
+class PooledEncoder(Protocol):
+    """An encoder whose features are a function of maps of which only averages over windows count.
+
+    Attributes
+    ----------
+    card
+        Of the encoder.
+    reach_px
+        How far from a changed pixel a map can change, pixels.
+    strides_px
+        Pixels a step of each map.
+    """
+
+    card: EncoderCard
+    reach_px: int
+    strides_px: tuple[int, ...]
+
+    def moments(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the averaged quantities, (channel, row, column) each, of (3, height, width), 0-255."""
+        ...
+
+    def pool(self, moments: tuple[Tensor, ...], centres: Tensor) -> Tensor:
+        """Return features, (place, feature), of moments around ``centres``; differentiable in the moments."""
+        ...
+
+    def positions(self, index: int, cells: Tensor) -> Tensor:
+        """Return where cells of a map are centred, pixels, given their row or column numbers."""
+        ...
+
+
+def as_differentiable(encoder: Encoder) -> DifferentiableEncoder:
+    """Return ``encoder`` as one that passes gradients.
+
+    Raises
+    ------
+    UsageError
+        It cannot.
+    """
+    if isinstance(encoder, TileEncoder):
+        return DifferentiableTiles(encoder)
+    if isinstance(encoder, context.ContextEncoder):
+        return DifferentiableContext(encoder)
+    if isinstance(encoder, DifferentiableEncoder):
+        return encoder
+    msg = (
+        f"expected an encoder with gradients for this method, found {encoder.card.name}; "
+        "pass --method ablation, lime or kernel_shap"
+    )
+    raise UsageError(msg)
+
+
+def as_local(encoder: Encoder) -> LocalEncoder | None:
+    """Return ``encoder`` as one of window means, or None where it is none."""
+    if isinstance(encoder, colour.ColourEncoder):
+        return ColourMaps()
+    return encoder if isinstance(encoder, LocalEncoder) else None
+
+
+def as_pooled(encoder: Encoder) -> PooledEncoder | None:
+    """Return ``encoder`` as one of averaged maps, or None where it is none."""
+    if isinstance(encoder, context.ContextEncoder):
+        return ContextMoments(encoder)
+    return encoder if isinstance(encoder, PooledEncoder) else None
+
+
+class DifferentiableTiles:
+    """A network of tiles, asked for windows of tensors.
+
+    Parameters
+    ----------
+    encoder
+        Whose network, normalisation and pooling to use.
+    """
+
+    whole_image = False
+
+    def __init__(self, encoder: TileEncoder) -> None:
+        self.card = encoder.card
+        self._encoder = encoder
+
+    def features(self, images: Tensor, centres: Tensor) -> Tensor:
+        """See :class:`DifferentiableEncoder`."""
+        self._encoder.network.to(images.device)
+        side = self.card.tile_px
+        corners = torch.floor(centres - side / 2 + 0.5).long().tolist()
+        tiles = torch.cat([images[:, :, y : y + side, x : x + side] for x, y in corners])
+        return self._encoder._features(tiles).view(len(corners), len(images), -1).transpose(0, 1)
+
+    def network(self) -> torch.nn.Module:
+        """See :class:`DifferentiableEncoder`."""
+        network: torch.nn.Module = self._encoder.network
+        return network
+
+
+class ColourMaps:
+    """The encoder ``colour``, as maps and their window means."""
+
+    card = colour.ColourEncoder.card
+    reach_px = colour.FILTER_REACH_PX
+
+    def maps(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """See :class:`LocalEncoder`."""
+        return colour._channels(image)
+
+    def corners(self, centres: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.intp]:
+        """See :class:`LocalEncoder`."""
+        return np.stack([colour._corners(centres, side, shape[:2]) for side in colour.WINDOWS_UM])
+
+    def statistics(self, means: NDArray[np.float64]) -> NDArray[np.float32]:
+        """See :class:`LocalEncoder`."""
+        return np.concatenate([colour._statistics(means[:, w]) for w in range(means.shape[1])], axis=1)
+
+
+class DifferentiableContext:
+    """The encoder ``context``, asked for several pictures."""
+
+    whole_image = True
+
+    def __init__(self, encoder: context.ContextEncoder) -> None:
+        self.card = encoder.card
+        self._encoder = encoder
+
+    def features(self, images: Tensor, centres: Tensor) -> Tensor:
+        """See :class:`DifferentiableEncoder`."""
+        self._encoder.trunk.to(images.device)
+        return torch.stack([self._encoder.features(image, centres) for image in images])
+
+    def network(self) -> torch.nn.Module:
+        """See :class:`DifferentiableEncoder`."""
+        return self._encoder.trunk
+
+
+class ContextMoments:
+    """The encoder ``context``, as moments of its maps and their averages over windows."""
+
+    reach_px = mobilenet.REACH_PX
+    strides_px = tuple(tap.stride for tap in mobilenet.TAPS)
+
+    def __init__(self, encoder: context.ContextEncoder) -> None:
+        self.card = encoder.card
+        self._trunk = encoder.trunk
+
+    def moments(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See :class:`PooledEncoder`."""
+        self._trunk.to(image.device)
+        levels = (image - context.ZERO_LEVEL) * context.LEVEL_SCALE
+        maps = self._trunk(levels[None].contiguous(memory_format=torch.channels_last))
+        return tuple(torch.cat([one[0], one[0].square()]) for one in maps)
+
+    def pool(self, moments: tuple[Tensor, ...], centres: Tensor) -> Tensor:
+        """See :class:`PooledEncoder`."""
+        parts = []
+        for stride, of_tap in zip(self.strides_px, moments, strict=True):
+            position = (centres + 0.5) / stride - 1
+            for side_um in context.WINDOWS_UM:
+                cells = context.round_to_odd(side_um / stride)
+                # The first half are window means of what is passed, here of the moments.
+                means = context._window_statistics(of_tap, position, cells)[:, : len(of_tap)]
+                mean, square = means.chunk(2, dim=1)
+                spread = (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()
+                parts.append(torch.cat([mean, spread], dim=1))
+        return torch.cat(parts, dim=1)
+
+    def positions(self, index: int, cells: Tensor) -> Tensor:
+        """See :class:`PooledEncoder`."""
+        return (cells + 1) * self.strides_px[index] - 0.5

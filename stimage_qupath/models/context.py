@@ -1,0 +1,155 @@
+"""Maps of a convolutional trunk averaged over windows of several physical sizes around each nucleus: ``context``.
+
+The trunk runs once over a block of the slide, however many nuclei lie in it; a nucleus costs a lookup. Means say what
+the tissue is like there, standard deviations how mixed it is. Every step is differentiable with respect to the pixels.
+Windows are clipped at the edge of the slide.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from stimage_qupath.models.encoders import CONTEXT, EncoderCard, card_fingerprint
+from stimage_qupath.models.mobilenet import ALIGN_PX, LICENCE, REACH_PX, SOURCE, TAPS, load_trunk
+from stimage_qupath.models.tile_encoder import weights_sha256
+from stimage_qupath.results import stop_if
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stimage_qupath.results import CancelCheck
+
+MPP = 1.0
+WINDOWS_UM = (200, 400)
+"""A spot with its neighbourhood, and the surrounding tissue compartment."""
+ZERO_LEVEL, LEVEL_SCALE = 128, 1 / 128
+"""The weights were trained on (level - 128) / 128."""
+PLACES_AT_ONCE = 4096
+
+
+class ContextEncoder:
+    """Means and standard deviations of MobileNetV2's middle maps over 200 and 400 um, (place, 768).
+
+    Parameters
+    ----------
+    weights
+        File of the trunk's weights; None takes those that ship.
+    """
+
+    def __init__(self, weights: Path | None = None) -> None:
+        self.trunk, sha256 = load_trunk(weights)
+        self.card = EncoderCard(
+            name=CONTEXT,
+            source=SOURCE,
+            licence=LICENCE,
+            gated=False,
+            mpp=MPP,
+            tile_px=max(WINDOWS_UM) + 2 * (REACH_PX + ALIGN_PX),
+            width=2 * len(WINDOWS_UM) * sum(tap.channels for tap in TAPS),
+            pads_edges=False,
+            align_px=ALIGN_PX,
+            weights_sha256=sha256,
+        )
+        self.images_seen: frozenset[str] = frozenset()
+
+    def with_weights(self, weights: Mapping[str, Tensor], *, images_seen: frozenset[str]) -> ContextEncoder:
+        """Return the encoder with other weights of its trunk; see :meth:`TileEncoder.with_weights`."""
+        encoder = copy.deepcopy(self)
+        encoder.trunk.cpu().load_state_dict(weights)
+        encoder.card = dataclasses.replace(self.card, weights_sha256=weights_sha256(weights))
+        encoder.images_seen = images_seen
+        return encoder
+
+    def fingerprint(self) -> str:
+        """Return a hash of what the features depend on."""
+        return card_fingerprint(self.card)
+
+    def encode(
+        self,
+        image: NDArray[np.uint8],
+        centres: NDArray[np.float64],
+        *,
+        device: torch.device,
+        batch_size: int,
+        cancelled: CancelCheck,
+    ) -> NDArray[np.float32]:
+        """Return window statistics; see :class:`stimage_qupath.models.encoders.Encoder`."""
+        stop_if(cancelled)
+        self.trunk.to(device)
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()
+            places = torch.from_numpy(centres).to(device=device, dtype=torch.float32)
+            return np.asarray(self.features(pixels, places).cpu().numpy())
+
+    def features(self, image: Tensor, centres: Tensor) -> Tensor:
+        """Return the features of windows around ``centres``, differentiable with respect to ``image``.
+
+        Parameters
+        ----------
+        image
+            (3, height, width) levels 0-255 as float, at ``MPP``.
+        centres
+            (place, 2) x and y in pixels of ``image``.
+
+        Returns
+        -------
+        Tensor
+            (place, 768): for each tap and window its means, then its standard deviations.
+        """
+        x = ((image - ZERO_LEVEL) * LEVEL_SCALE)[None].contiguous(memory_format=torch.channels_last)
+        parts: list[Tensor] = []
+        for tap, maps in zip(TAPS, self.trunk(x), strict=True):
+            # The windows of the convolutions hang to the right: output j is centred on pixel stride * j + stride - 1.
+            position = (centres + 0.5) / tap.stride - 1
+            parts.extend(_window_statistics(maps[0], position, round_to_odd(side / tap.stride)) for side in WINDOWS_UM)
+        return torch.cat(parts, dim=1)
+
+
+def round_to_odd(cells: float) -> int:
+    """Return the odd number nearest to ``cells``, so that a window has a middle cell."""
+    return 2 * round((cells - 1) / 2) + 1
+
+
+def _window_statistics(maps: Tensor, position: Tensor, side: int) -> Tensor:
+    """Return mean and standard deviation of ``maps`` (channel, row, column) over windows, (place, 2 x channel).
+
+    ``position`` (place, 2) is x and y in cells, 0 the centre of the first; between cells the moments are interpolated.
+    """
+    moments = torch.cat([maps, maps.square()])
+    smooth = _box_mean(_box_mean(moments, side, dim=1), side, dim=2)
+    height, width = maps.shape[1:]
+    # grid_sample counts from -1 (first cell) to 1 (last).
+    span = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device, dtype=maps.dtype)
+    grid = 2 * position / span - 1
+    sampled = torch.cat(
+        [
+            functional.grid_sample(smooth[None], part[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
+            for part in grid.split(PLACES_AT_ONCE)
+        ]
+    )  # (place, 2 x channel)
+    mean, square = sampled.chunk(2, dim=1)
+    # The small constant keeps the slope of the root finite where a window is flat.
+    return torch.cat([mean, (square - mean.square()).clamp(min=0).add(1e-6).sqrt()], dim=1)
+
+
+def _box_mean(values: Tensor, side: int, *, dim: int) -> Tensor:
+    """Return the running mean over ``side`` (odd) neighbours along ``dim``, over what is there at the edges."""
+    length = values.shape[dim]
+    centre = torch.arange(length, device=values.device)
+    low, high = (centre - side // 2).clamp(min=0), (centre + side // 2 + 1).clamp(max=length)
+    # Differences of running sums: the price does not depend on the window. Centred first, so that the sums stay small.
+    offset = values.mean(dim=dim, keepdim=True)
+    sums = functional.pad((values - offset).cumsum(dim), (0, 0) * (values.ndim - 1 - dim) + (1, 0))
+    shape = [1] * values.ndim
+    shape[dim] = length
+    total = sums.index_select(dim, high) - sums.index_select(dim, low)
+    return total / (high - low).view(shape).to(values.dtype) + offset

@@ -1,0 +1,254 @@
+"""Attributions for a finished run: how much each nucleus drove the prediction of a gene.
+
+Blocks of the slide are explained one after the other and kept beside the run until all are done, so that an
+interrupted explanation goes on where it stopped; the run folder changes only at the very end, all at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stimage_qupath import names
+from stimage_qupath.attribution.capabilities import as_differentiable, as_local, as_pooled
+from stimage_qupath.attribution.fills import choose_fill
+from stimage_qupath.attribution.methods import choose_method
+from stimage_qupath.attribution.per_nucleus import block_attribution
+from stimage_qupath.attribution.plan import Grid, Outlines, places_on_grid
+from stimage_qupath.attribution.question import Question
+from stimage_qupath.attribution.reader import Block, SceneReader
+from stimage_qupath.attribution.targets import Outputs
+from stimage_qupath.config import ExplainSettings
+from stimage_qupath.errors import UnknownModelError, UsageError
+from stimage_qupath.export.block_store import BlockStore
+from stimage_qupath.export.cell_outlines import read_outlines
+from stimage_qupath.export.run_columns import add_columns
+from stimage_qupath.export.run_reader import Run, read_run
+from stimage_qupath.models.checkpoint import Model, load_model
+from stimage_qupath.pipeline.attribution_columns import Gathered, new_columns
+from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
+from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM
+from stimage_qupath.prediction.device import choose_device, default_batch_size
+from stimage_qupath.regions.stain_overview import normalised, target_of
+from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress, stop_if
+from stimage_qupath.slide.reader import Slide
+from stimage_qupath.slide.view import open_view
+
+STAGE: Final = "attribution"
+
+
+def run(
+    settings: ExplainSettings,
+    on_progress: ProgressCallback = no_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> dict[str, Any]:
+    """Explain genes of a finished run and write the attributions into it.
+
+    Parameters
+    ----------
+    settings
+        What to explain, and how.
+    on_progress, cancelled
+        Progress and cancellation; a cancelled explanation can be resumed.
+
+    Returns
+    -------
+    dict
+        What ``attribution.json`` holds, the ``output`` folder and the number of ``cells``.
+
+    Raises
+    ------
+    StimageError
+        Of the kind that fits; the run is as it was then.
+    """
+    finished = read_run(settings.run)
+    watch = Stopwatch()
+    task = _task(settings, finished, cancelled)
+    with _open_slide(settings, finished) as slide:
+        explainer = _explainer(task, slide, finished)
+        blocks = explainer.reader.grid.blocks(explainer.reader.outlines.centroids_px)
+        store = BlockStore(_beside(finished.path), task.manifest(finished), resume=settings.resume)
+        done = 0
+        for block, nuclei in blocks:
+            stop_if(cancelled)
+            if block not in store:
+                with watch.stage(STAGE, len(nuclei)):
+                    store.save(block, explainer.explain(block, nuclei))
+            done += len(nuclei)
+            on_progress(STAGE, done, len(finished), f"{len(task.genes)} genes, {settings.method}")
+    gathered = Gathered(len(finished), task.genes)
+    for block, _ in blocks:
+        gathered.add(store.load(block))
+    record = task.record(gathered) | {"versions": versions(), "peak_memory_mib": peak_memory_mib(), **watch.record()}
+    output = add_columns(finished, new_columns(finished, settings, gathered, record))
+    store.remove()
+    return {**record, "output": str(output), "cells": len(finished)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is explained, checked before any work."""
+
+    settings: ExplainSettings
+    model: Model
+    genes: tuple[str, ...]
+    question: Question
+    stride_um: float
+
+    def manifest(self, finished: Run) -> dict[str, Any]:
+        """Return everything that a block's numbers depend on."""
+        names_of = ("method", "fill", "target", "samples", "seed")
+        chosen = {name: getattr(self.settings, name) for name in names_of}
+        run_sha256 = hashlib.sha256((finished.path / names.RUN_JSON).read_bytes()).hexdigest()
+        return {
+            "genes": self.genes,
+            "stride_um": self.stride_um,
+            "run": run_sha256,
+            "model": self.model.sha256,
+            **chosen,
+        }
+
+    def record(self, gathered: Gathered) -> dict[str, Any]:
+        """Return what is said of the attributions."""
+        method = choose_method(self.settings.method)
+        about = {
+            "method": method.name,
+            "fill": self.settings.fill,
+            "target": self.settings.target,
+            "signed": method.signed,
+            "stride_um": self.stride_um,
+            "samples": self.settings.samples if method.name in ("lime", "kernel_shap") else None,
+            "seed": self.settings.seed,
+        }
+        return {
+            "note": names.FAITHFUL_TO_MODEL,
+            "research_use": self.model.research_use,
+            "value": "mean, over the predictions whose window holds the nucleus, of its contribution to each",
+            "unit": "counts^2" if self.settings.target == "epistemic" else "log of the expected count",
+            "genes": gathered.by_gene(about, promises_completeness=method.complete),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Explainer:
+    """Explains one block after another."""
+
+    reader: SceneReader
+    question: Question
+    settings: ExplainSettings
+
+    def explain(self, block: tuple[int, int], nuclei: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a block."""
+        read = self.reader.read(block, nuclei)
+        filled = choose_fill(self.settings.fill)(read.scene.image, read.nuclei_mask, read.scene.mpp)
+        contributions = choose_method(self.settings.method).load()(read.scene, filled, self.question)
+        found = block_attribution(read.scene, read.middles, contributions, self.question)
+        sd = np.full_like(found.value, np.nan) if found.sd is None else found.sd
+        return {
+            "nuclei": nuclei,
+            "value": found.value,
+            "sd": sd,
+            "area_um2": found.area_um2,
+            "background_px": self._background(read),
+            "contributed": found.contributed,
+            "difference": found.difference,
+            "amount": found.amount,
+        }
+
+    def _background(self, read: Block) -> NDArray[np.float64]:
+        """Return the middles of the background's cells, level-0 px."""
+        return (read.middles[read.scene.nuclei :] + read.corner) * self.reader.grid.downsample
+
+
+def _task(settings: ExplainSettings, finished: Run, cancelled: CancelCheck) -> _Task:
+    choose_fill(settings.fill)
+    method = choose_method(settings.method)
+    noted = finished.record.get("model")
+    if noted is None:
+        msg = f"expected a run with predictions at {finished.path}, found nuclei alone; run predict"
+        raise UsageError(msg)
+    model = load_model(str(finished.record["settings"]["model"]))
+    if model.sha256 != noted["sha256"]:
+        msg = f"expected the model that made {finished.path}, found another one called '{model.name}'; predict again"
+        raise UnknownModelError(msg)
+    genes = model.choose_genes(settings.genes)
+    if method.gradients:
+        as_differentiable(model.encoder)  # refused before any work
+    device = choose_device(settings.device)
+    question = Question(
+        encoder=model.encoder,
+        outputs=Outputs(model.ensemble, genes, settings.target),
+        device=device,
+        batch_size=settings.batch_size or default_batch_size(device),
+        samples=settings.samples,
+        seed=settings.seed,
+        cancelled=cancelled,
+    )
+    return _Task(settings, model, genes, question, settings.stride_um or _stride_um(model))
+
+
+def _stride_um(model: Model) -> float:
+    """Return the spacing of places: dense where windows share their work, else so that each nucleus is in a few."""
+    encoder = model.encoder
+    shares = as_local(encoder) is not None or as_pooled(encoder) is not None
+    return DEFAULT_STRIDE_UM if shares else encoder.card.tile_um / 2
+
+
+def _explainer(task: _Task, slide: Slide, finished: Run) -> _Explainer:
+    vertices, starts = read_outlines(finished.geojson_path)
+    centroids = finished.table(["x_px", "y_px"]).to_numpy(np.float64)
+    outlines = Outlines(vertices, starts, centroids)
+    mpp = float(finished.record["image"]["mpp"])
+    card = task.model.encoder.card
+    reader = SceneReader(
+        slide=normalised(slide, mpp, target_of(task.model.card)),
+        mpp=mpp,
+        card=card,
+        outlines=outlines,
+        places=places_on_grid(centroids, task.stride_um / mpp),
+        grid=Grid.of(card, mpp),
+        reach_px=outlines.reach_px(),
+    )
+    return _Explainer(reader, task.question, task.settings)
+
+
+@contextmanager
+def _open_slide(settings: ExplainSettings, finished: Run) -> Iterator[Slide]:
+    """Open the slide that the run was made of, as it was read then.
+
+    Raises
+    ------
+    UsageError
+        It is not there, or is another one.
+    """
+    noted = finished.record["settings"]
+    path = settings.image or Path(noted["image"])
+    if not path.is_file() and not path.is_dir():
+        msg = f"expected the slide of the run at {path}, found nothing there; pass --image with the place where it is"
+        raise UsageError(msg)
+    with open_view(path, _view(tuple(noted.get("view", ())), finished)) as slide:
+        if slide.content_id() != finished.record["image"]["content_id"]:
+            msg = f"expected the slide that {finished.path} was made of, found another one at {path}; pass --image"
+            raise UsageError(msg)
+        yield slide
+
+
+def _view(view: tuple[str, ...], finished: Run) -> tuple[str, ...]:
+    """Return the view with the plane of the regions, which a prediction takes from the annotations."""
+    planes = {(span.region.z, span.region.t) for span in finished.spans} - {(0, 0)}
+    if not planes or any(step.startswith("plane") for step in view):
+        return view
+    z, t = planes.pop()
+    return (f"plane {z},{t}", *view)
+
+
+def _beside(path: Path) -> Path:
+    resolved = path.resolve()
+    return resolved.with_name(f"{resolved.name}{names.EXPLAINING_SUFFIX}")
