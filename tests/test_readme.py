@@ -41,10 +41,8 @@ def test_the_first_block_holds_the_two_commands():
 
 
 def test_options_in_the_readme_exist(capsys):
-    cli.run(["predict", "--help"])
-    cli.run(["train", "--help"])
-    cli.run(["evaluate", "--help"])
-    cli.run(["install-scripts", "--help"])
+    for command in ("predict", "train", "train-nuclei", "evaluate", "explain", "validate", "install-scripts"):
+        cli.run([command, "--help"])
     helped = capsys.readouterr().out
     for option in set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README)) - {"--index-url"}:
         assert option in helped, option

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stimage_qupath.attribution.capabilities import as_local, as_pooled
 from stimage_qupath.attribution.game import by_windows
 from stimage_qupath.attribution.local_ablation import local_sums
-from stimage_qupath.attribution.pooled_ablation import pooled_sums
+from stimage_qupath.attribution.pooled_ablation import pooled_contributions
 from stimage_qupath.attribution.question import Question
 from stimage_qupath.attribution.scene import Contributions, Scene
 
@@ -33,9 +33,7 @@ def attribute(scene: Scene, filled: NDArray[np.uint8], question: Question) -> Co
     """
     local, pooled = as_local(question.encoder), as_pooled(question.encoder)
     if local is not None:
-        sums = local_sums(scene, filled, local, question)
-    elif pooled is not None:
-        sums = pooled_sums(scene, filled, pooled, question)
-    else:
-        return by_windows(scene, filled, question, lambda game: game.whole - game(~np.eye(game.players, dtype=bool)))
-    return Contributions(sums, question.difference(scene, filled))
+        return Contributions(local_sums(scene, filled, local, question), question.difference(scene, filled))
+    if pooled is not None:
+        return pooled_contributions(scene, filled, pooled, question)
+    return by_windows(scene, filled, question, lambda game: game.whole - game(~np.eye(game.players, dtype=bool)))

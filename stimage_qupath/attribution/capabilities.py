@@ -19,6 +19,8 @@ from stimage_qupath.models import colour, context, mobilenet
 from stimage_qupath.models.encoders import Encoder, EncoderCard
 from stimage_qupath.models.tile_encoder import TileEncoder
 
+SPILL_PX = 64
+"""How far beyond its window a network is taken to notice anything; from farther away it is next to nothing."""
 SPREAD_FLOOR = 1e-6
 """What ``context`` adds to a variance before its root."""
 
@@ -63,11 +65,14 @@ class LocalEncoder(Protocol):
     ----------
     card
         Of the encoder.
+    window_px
+        Side of the widest window, pixels.
     reach_px
         How far from a changed pixel a map changes, pixels.
     """
 
     card: EncoderCard
+    window_px: int
     reach_px: int
 
     def maps(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
@@ -85,28 +90,42 @@ class LocalEncoder(Protocol):
 
 @runtime_checkable
 class PooledEncoder(Protocol):
-    """An encoder whose features are a function of maps of which only averages over windows count.
+    """An encoder whose features are a function of averages of maps over windows.
 
     Attributes
     ----------
     card
         Of the encoder.
-    reach_px
-        How far from a changed pixel a map can change, pixels.
+    window_px
+        Side of the widest window, pixels.
     strides_px
         Pixels a step of each map.
     """
 
     card: EncoderCard
-    reach_px: int
+    window_px: int
     strides_px: tuple[int, ...]
 
     def moments(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the averaged quantities, (channel, row, column) each, of (3, height, width), 0-255."""
+        """Return the averaged quantities, (channel, row, column) of each map, of (3, height, width), 0-255."""
         ...
 
-    def pool(self, moments: tuple[Tensor, ...], centres: Tensor) -> Tensor:
-        """Return features, (place, feature), of moments around ``centres``; differentiable in the moments."""
+    def weights(self, index: int, centres: Tensor, cells: int) -> Tensor:
+        """Return how the cells of a map count along one axis, (window, centre, cell); windows are products of two axes.
+
+        Parameters
+        ----------
+        index
+            Which map.
+        centres
+            (centre,) places along the axis, pixels.
+        cells
+            Length of the axis.
+        """
+        ...
+
+    def statistics(self, means: tuple[Tensor, ...]) -> Tensor:
+        """Return features, (place, feature), of window averages, (place, window, channel) of each map."""
         ...
 
     def positions(self, index: int, cells: Tensor) -> Tensor:
@@ -149,6 +168,17 @@ def as_pooled(encoder: Encoder) -> PooledEncoder | None:
     return encoder if isinstance(encoder, PooledEncoder) else None
 
 
+def window_px(encoder: Encoder) -> int:
+    """Return the side of the window whose content an encoder's features describe, pixels."""
+    special = as_local(encoder) or as_pooled(encoder)
+    return encoder.card.tile_px if special is None else special.window_px
+
+
+def sees_px(encoder: Encoder) -> float:
+    """Return how far from a place something can matter to its features, pixels."""
+    return min(encoder.card.tile_px, window_px(encoder) + 2 * SPILL_PX) / 2
+
+
 class DifferentiableTiles:
     """A network of tiles, asked for windows of tensors.
 
@@ -182,6 +212,7 @@ class ColourMaps:
     """The encoder ``colour``, as maps and their window means."""
 
     card = colour.ColourEncoder.card
+    window_px = max(colour.WINDOWS_UM)
     reach_px = colour.FILTER_REACH_PX
 
     def maps(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
@@ -219,7 +250,7 @@ class DifferentiableContext:
 class ContextMoments:
     """The encoder ``context``, as moments of its maps and their averages over windows."""
 
-    reach_px = mobilenet.REACH_PX
+    window_px = max(context.WINDOWS_UM)
     strides_px = tuple(tap.stride for tap in mobilenet.TAPS)
 
     def __init__(self, encoder: context.ContextEncoder) -> None:
@@ -233,16 +264,25 @@ class ContextMoments:
         maps = self._trunk(levels[None].contiguous(memory_format=torch.channels_last))
         return tuple(torch.cat([one[0], one[0].square()]) for one in maps)
 
-    def pool(self, moments: tuple[Tensor, ...], centres: Tensor) -> Tensor:
+    def weights(self, index: int, centres: Tensor, cells: int) -> Tensor:
+        """See :class:`PooledEncoder`."""
+        stride = self.strides_px[index]
+        position = ((centres + 0.5) / stride - 1).clamp(0, cells - 1)
+        before = position.floor().long()
+        share = (position - before)[:, None]
+        found = []
+        for side_um in context.WINDOWS_UM:
+            side = context.round_to_odd(side_um / stride)
+            at_cell = context._box_mean(torch.eye(cells, device=centres.device), side, dim=1).T  # (place, cell)
+            found.append((1 - share) * at_cell[before] + share * at_cell[(before + 1).clamp(max=cells - 1)])
+        return torch.stack(found)
+
+    def statistics(self, means: tuple[Tensor, ...]) -> Tensor:
         """See :class:`PooledEncoder`."""
         parts = []
-        for stride, of_tap in zip(self.strides_px, moments, strict=True):
-            position = (centres + 0.5) / stride - 1
-            for side_um in context.WINDOWS_UM:
-                cells = context.round_to_odd(side_um / stride)
-                # The first half are window means of what is passed, here of the moments.
-                means = context._window_statistics(of_tap, position, cells)[:, : len(of_tap)]
-                mean, square = means.chunk(2, dim=1)
+        for of_map in means:
+            for window in of_map.unbind(dim=1):
+                mean, square = window.chunk(2, dim=1)
                 spread = (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()
                 parts.append(torch.cat([mean, spread], dim=1))
         return torch.cat(parts, dim=1)

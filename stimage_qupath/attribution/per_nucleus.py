@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stimage_qupath.attribution.capabilities import window_px
 from stimage_qupath.attribution.question import Question
 from stimage_qupath.attribution.scene import Contributions, Scene
 
@@ -57,7 +58,7 @@ def block_attribution(
     question
         Outputs by gene and member.
     """
-    seen = predictions_that_see(scene, middles, question.encoder.card.tile_px)
+    seen = predictions_that_see(scene, middles, window_px(question.encoder))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(seen[:, None] > 0, contributions.sums / seen[:, None], np.nan)
     value, sd = question.outputs.summarise(mean)

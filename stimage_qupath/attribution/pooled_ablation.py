@@ -1,13 +1,13 @@
 """Feature ablation for encoders that average maps over windows: a whole group of nuclei in one pass.
 
-What a place sees of a replaced nucleus is the change of the moments near it, averaged over the place's windows. Summed
-over places with their weights, each cell of a moment map counts with one factor: the derivative of the summed outputs
-with respect to that cell, which one backward pass through the pooling gives. So a pass of the trunk with a group of
-nuclei replaced, times those factors, is the answer for every nucleus of the group and every place.
+What a place sees of a replaced nucleus is the change of the maps near it, averaged over the place's windows. Summed
+over places with their weights, each cell of a map counts with one factor: the slope of the summed outputs with respect
+to that cell, which follows from the slopes at the places and the windows' weights. So a pass of the network with a
+group of nuclei replaced, times those factors, is the answer for every nucleus of the group and every place.
 
-Two approximations, both small and measured by a test: the outputs are taken as linear in the window averages (a nucleus
-is a small part of a window), and the change of a cell is booked to the nearest nucleus of the group (a map can reach
-farther than nuclei of a group are apart, but hardly changes there).
+Two approximations, both measured by a test: the outputs are taken as linear in the window averages (a nucleus is a
+small part of a window), and the change of a cell is booked to the nearest nucleus of the group (a network can look
+farther than the nuclei of a group are apart, but sees little there).
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stimage_qupath.attribution.capabilities import PooledEncoder
+from stimage_qupath.attribution.capabilities import SPILL_PX, PooledEncoder
 from stimage_qupath.attribution.local_ablation import feature_boxes
 from stimage_qupath.attribution.packing import pack
 from stimage_qupath.attribution.question import Question
-from stimage_qupath.attribution.scene import Scene
+from stimage_qupath.attribution.scene import Contributions, Scene
+from stimage_qupath.attribution.window_slopes import PlaceGrid
 from stimage_qupath.results import stop_if
 
 OUTPUTS_AT_ONCE: Final = 50
-"""Whose factors are in memory together, five genes of ten members; 10 MB each."""
-
-APART_PX: Final = 96
+"""Whose factors are in memory together, five genes of ten members; 8 MB each."""
+APART_PX: Final = 64
 """Between the boxes of nuclei that are replaced together. On a section of her2st with the encoder ``context`` the sums
-correlate .99 with those of nuclei replaced one by one (.98 at 64 px, .9996 at 160 px, at 0.7 and 1.8 times the price).
+correlate .98 with those of nuclei replaced one by one (.99 at 96 px and .92 at 32 px, for 1.5 and half the passes).
 """
 
 
-def pooled_sums(
+def pooled_contributions(
     scene: Scene, filled: NDArray[np.uint8], encoder: PooledEncoder, question: Question
-) -> NDArray[np.float64]:
-    """Return, for each feature, the sum over places of weight x output lost without it, (feature, output).
+) -> Contributions:
+    """Return, for each feature, the sum over places of weight x output lost without it.
 
     Parameters
     ----------
@@ -53,49 +53,56 @@ def pooled_sums(
     question
         Outputs and means.
     """
-    sums = np.zeros((scene.features, question.outputs.count))
     boxes = feature_boxes(scene.labels, scene.features)
-    window = encoder.card.tile_px / 2 + encoder.reach_px
-    boxes[~_near_places(boxes, scene.centres, window)] = 0
+    boxes[~_near_places(boxes, scene.centres, encoder.window_px / 2 + SPILL_PX)] = 0
+    sums = np.zeros((scene.features, question.outputs.count))
     if not boxes.any():
-        return sums
-    area = _Area(boxes, encoder, scene.labels.shape)
-    for start in range(0, question.outputs.count, OUTPUTS_AT_ONCE):
-        some = slice(start, start + OUTPUTS_AT_ONCE)
-        factors = _factors(scene, encoder, question, area, some)
-        sums[:, some] = _sums_of_groups(scene, filled, question, area, factors, boxes)
-    return sums
-
-
-def _sums_of_groups(
-    scene: Scene,
-    filled: NDArray[np.uint8],
-    question: Question,
-    area: _Area,
-    factors: list[Tensor],
-    boxes: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    """Replace one group after the other and weigh what changes, (feature, output)."""
-    sums = np.zeros((scene.features, factors[0].shape[1]))
+        return Contributions(sums, np.zeros(question.outputs.count))
     with torch.inference_mode():
+        area = _Area(boxes, encoder, scene.labels.shape)
+        places = PlaceGrid(scene, encoder, question)
         before = area.moments(scene.image, question.device)
-        for group in _groups(boxes, scene.nuclei):
-            stop_if(question.cancelled)
-            gone = np.isin(np.arange(scene.features), group)
-            after = area.moments(scene.without(gone, filled), question.device)
-            for index, (old, new) in enumerate(zip(before, after, strict=True)):
-                owner = torch.from_numpy(area.owners(index, old.shape[1:], boxes[group])).to(old.device)
-                change = (old - new).flatten(1).T.unsqueeze(2).contiguous()  # (cell, channel, 1)
-                lost = torch.bmm(factors[index], change).squeeze(2)  # (cell, output)
-                found = torch.zeros(len(group), lost.shape[1], device=lost.device).index_add_(0, owner, lost)
-                sums[group] += found.cpu().numpy()
-    return sums
+        everyone = scene.without(np.ones(scene.features, dtype=bool), filled)
+        change = [new - old for new, old in zip(area.moments(everyone, question.device), before, strict=True)]
+        difference = places.lost(change, area.firsts)
+        for start in range(0, question.outputs.count, OUTPUTS_AT_ONCE):
+            some = slice(start, start + OUTPUTS_AT_ONCE)
+            factors = [
+                places.factors(index, some, first, one.shape[1:])
+                for index, (first, one) in enumerate(zip(area.firsts, before, strict=True))
+            ]
+            for group in _groups(boxes, scene.nuclei):
+                stop_if(question.cancelled)
+                gone = np.isin(np.arange(scene.features), group)
+                after = area.moments(scene.without(gone, filled), question.device)
+                for index, (old, new) in enumerate(zip(before, after, strict=True)):
+                    owner = area.owners(index, old.shape[1:], boxes[group])
+                    sums[group, some] += _booked(old - new, factors[index], owner, len(group))
+    return Contributions(sums, difference)
+
+
+def _booked(change: Tensor, factors: Tensor, owner: NDArray[np.int64], members: int) -> NDArray[np.float64]:
+    """Return what each member of a group lost, (member, output).
+
+    Parameters
+    ----------
+    change
+        (channel, row, column) of one map.
+    factors
+        (cell, output, channel).
+    owner
+        (cell,) the member each cell is booked to.
+    members
+        How many there are.
+    """
+    by_cell = torch.bmm(factors, change.flatten(1).T.unsqueeze(2).contiguous()).squeeze(2)
+    found = torch.zeros(members, by_cell.shape[1], device=by_cell.device)
+    found.index_add_(0, torch.from_numpy(owner).to(by_cell.device), by_cell)
+    return np.asarray(found.cpu().numpy(), dtype=np.float64)
 
 
 class _Area:
-    """The features with the reach of the maps, where their replacement shows, on the grid of the maps.
-
-    Maps are computed with another reach around, so that they are those of the scene.
+    """The features with the surroundings in which their replacement shows, on the grid of the maps.
 
     Parameters
     ----------
@@ -114,22 +121,27 @@ class _Area:
         first, last = there[:, :2].min(axis=0), there[:, 2:].max(axis=0)
         self._inner, self._outer = (
             (np.maximum(first - margin, 0) // align * align, np.minimum(-(-(last + margin) // align) * align, limit))
-            for margin in (encoder.reach_px, 2 * encoder.reach_px)
+            for margin in (SPILL_PX, 2 * SPILL_PX)
         )
 
-    def moments(self, image: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, ...]:
-        """Return the moments of the area."""
-        (left, top), (right, bottom) = self._outer
-        return self.cut(self._encoder.moments(_picture(image[top:bottom, left:right], device)), left=left, top=top)
+    @property
+    def firsts(self) -> list[tuple[int, int]]:
+        """Row and column of the scene's maps at which the area's maps begin."""
+        left, top = self._inner[0].tolist()
+        return [(top // stride, left // stride) for stride in self._encoder.strides_px]
 
-    def cut(self, maps: tuple[Tensor, ...], *, left: int = 0, top: int = 0) -> tuple[Tensor, ...]:
-        """Return the area of maps, (..., row, column), that begin at a place of the scene."""
+    def moments(self, image: NDArray[np.uint8], device: torch.device) -> list[Tensor]:
+        """Return the moments of the area, (channel, row, column) of each map."""
+        (left, top), (right, bottom) = self._outer
+        cut = np.ascontiguousarray(image[top:bottom, left:right])
+        found = self._encoder.moments(torch.from_numpy(cut).to(device).permute(2, 0, 1).float())
         parts = []
-        for stride, one in zip(self._encoder.strides_px, maps, strict=True):
+        for stride, one in zip(self._encoder.strides_px, found, strict=True):
             first, last = self._inner[0] // stride, -(-self._inner[1] // stride)
-            rows, columns = (slice(first[k] - o // stride, last[k] - o // stride) for k, o in ((1, top), (0, left)))
-            parts.append(one[..., rows, columns])
-        return tuple(parts)
+            rows = slice(int(first[1] - top // stride), int(last[1] - top // stride))
+            columns = slice(int(first[0] - left // stride), int(last[0] - left // stride))
+            parts.append(one[:, rows, columns])
+        return parts
 
     def owners(self, index: int, shape: tuple[int, ...], boxes: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the nearest of some boxes, by its middle, to each cell of a map, (row x column,)."""
@@ -138,29 +150,6 @@ class _Area:
         middles = (boxes[:, :2] + boxes[:, 2:] - 1) / 2
         nearest = cKDTree(middles).query(np.stack([column.ravel(), row.ravel()], axis=1))[1]
         return np.asarray(nearest, dtype=np.int64)
-
-
-def _picture(image: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return an image as (3, height, width) float32, 0-255."""
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()
-
-
-def _factors(scene: Scene, encoder: PooledEncoder, question: Question, area: _Area, some: slice) -> list[Tensor]:
-    """Return how some outputs, summed over weighted places, change with the area's maps, (cell, output, channel)."""
-    centres = torch.as_tensor(scene.centres, dtype=torch.float32, device=question.device)
-    weights = torch.as_tensor(scene.weights, dtype=torch.float32, device=question.device)
-    with torch.no_grad():
-        moments = encoder.moments(_picture(scene.image, question.device))
-    with torch.enable_grad():
-        leaves = tuple(one.detach().requires_grad_() for one in moments)
-        outputs = torch.einsum("p,po->o", weights, question.outputs(encoder.pool(leaves, centres)))[some]
-        each = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
-        found: list[list[Tensor]] = [[] for _ in leaves]
-        for one in each:
-            slopes = area.cut(torch.autograd.grad(outputs, leaves, grad_outputs=one, retain_graph=True))
-            for of_map, slope in zip(found, slopes, strict=True):
-                of_map.append(slope.flatten(1).T.contiguous())
-    return [torch.stack(of_map, dim=1) for of_map in found]
 
 
 def _groups(boxes: NDArray[np.intp], nuclei: int) -> Iterator[NDArray[np.intp]]:

@@ -53,6 +53,8 @@ class SceneReader:
         What is explained.
     reach_px
         How far an outline gets from its centroid, level-0 px.
+    sees_px
+        How far from a place something can matter to it, encoder pixels.
     """
 
     slide: Slide
@@ -62,13 +64,14 @@ class SceneReader:
     places: Places
     grid: Grid
     reach_px: float
+    sees_px: float
 
     def read(self, block: tuple[int, int], nuclei: NDArray[np.intp]) -> Block:
         """Return the block at (row, column), whose nuclei are ``nuclei``."""
         step = self.grid.downsample
         low = np.array([block[1], block[0]]) * self.grid.block * step
         high = low + self.grid.block * step
-        window = self.card.tile_px / 2 * step
+        window = self.sees_px * step
         places = self.places.near(low - window - self.reach_px, high + window + self.reach_px)
         corner, size = self._frame(low, high, places)
         image = self.slide.read_region(

@@ -25,6 +25,7 @@ from stimage_qupath.export.partial_folder import PartialFolder
 from stimage_qupath.export.run_reader import Run, read_run, what_is_foreign
 from stimage_qupath.export.run_record import RegionSpan, region_record, run_json, to_json
 from stimage_qupath.export.tables import (
+    HIGH_LAYER,
     INTERVAL_QUANTITIES,
     Columns,
     Measurements,
@@ -45,6 +46,7 @@ UNITS: Final = {
     "epistemic": "variance, counts^2",
     "p05": "counts",
     "p95": "counts",
+    "high": "probability that the rate is above the median of training",
     "spatial": "x and y of the nucleus in level-0 pixels",
 }
 
@@ -84,7 +86,7 @@ class RunWriter:
     measurements
         ``short``: mean and both SDs of each gene; ``all``: p05 and p95 too.
     intervals
-        Whether ``cells.h5ad`` gets the layers p05 and p95.
+        Whether ``cells.h5ad`` gets the layers p05, p95 and high.
     force
         Whether an earlier run folder (or an empty folder) at ``output`` is replaced, at the very end. A folder that
         holds anything else is never touched.
@@ -126,7 +128,7 @@ class RunWriter:
         self._panel = panel
         self._genes = tuple(dict.fromkeys(genes))
         self._measurements: Measurements = measurements
-        self._layers = ("aleatoric", "epistemic", *(INTERVAL_QUANTITIES if intervals else ()))
+        self._layers = ("aleatoric", "epistemic", *((*INTERVAL_QUANTITIES, HIGH_LAYER) if intervals else ()))
         self._card = to_json(model_card, sort_keys=True).decode()
         self._own_objects = own_objects
         self._color_of_class = color_of_class
@@ -282,6 +284,7 @@ def _rows(prediction: Prediction, rows: slice) -> Prediction:
         ood_score=prediction.ood_score[rows],
         p05=None if prediction.p05 is None else prediction.p05[rows],
         p95=None if prediction.p95 is None else prediction.p95[rows],
+        high=None if prediction.high is None else prediction.high[rows],
     )
 
 
@@ -293,4 +296,4 @@ def _nothing(panel: Panel | None) -> tuple[Cells, Prediction | None]:
         return cells, None
     matrix = np.empty((0, len(panel)), dtype=np.float32)
     score = np.empty(0, dtype=np.float32)
-    return cells, Prediction(matrix, matrix, matrix, score, p05=matrix, p95=matrix)
+    return cells, Prediction(matrix, matrix, matrix, score, p05=matrix, p95=matrix, high=matrix)

@@ -17,6 +17,7 @@ Measurements: TypeAlias = Literal["short", "all"]
 
 SHORT_QUANTITIES: Final = ("mean", "aleatoric SD", "epistemic SD")
 INTERVAL_QUANTITIES: Final = ("p05", "p95")
+HIGH_LAYER: Final = "high"
 GENE_QUANTITIES: Final = frozenset({*SHORT_QUANTITIES, *INTERVAL_QUANTITIES, "attribution", "attribution SD"})
 KEY_COLUMNS: Final = ("cell_id", "region_id", "cell_type", "x_px", "y_px")
 """Of every table, before the measurements."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -67,7 +68,7 @@ class CombinedEncoder:
     def fingerprint(self) -> str:
         """Return a hash of what the features of all parts depend on."""
         # A part that cannot say what it depends on never has the same fingerprint twice: nothing of it is kept.
-        own = [p.fingerprint() if isinstance(p, Fingerprinted) else repr(object()) for p in self.parts]
+        own = [p.fingerprint() if isinstance(p, Fingerprinted) else secrets.token_hex() for p in self.parts]
         return hashlib.sha256(JOINT.join(own).encode()).hexdigest()
 
     def encode(

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 OOD_QUANTILE = 0.99
+COMPONENTS = 128
+"""Chosen on a training section: its tiles are told from blurred, restained and rescaled ones the better the more, up to
+here (scale x1.5: AUROC .83 with 32, .90 with 64, .93 with 128)."""
 RESIDUAL_FLOOR = 1e-3
 """Share of the features' variance below which what the components leave out is not looked at more closely."""
 
@@ -77,7 +80,7 @@ class OutlierScore:
     limit: float
 
     @classmethod
-    def fit(cls, standardised: NDArray[np.float32], *, components: int = 32) -> OutlierScore:
+    def fit(cls, standardised: NDArray[np.float32], *, components: int = COMPONENTS) -> OutlierScore:
         """Fit on standardised training features, (tile, feature)."""
         x = standardised.astype(np.float64)
         _, singular, right = np.linalg.svd(x, full_matrices=False)

@@ -52,7 +52,7 @@ def compare_annotators(
     All three pairs are over the same nuclei: those that both people annotated, or all of the run with ``rest`` all.
     """
     named = [np.array([name is not None for name in one.names.tolist()], dtype=bool) for one in (first, second)]
-    those = np.ones_like(named[0]) if settings.rest == "all" else named[0] & named[1]
+    those = scores.predicted & (np.ones_like(named[0]) if settings.rest == "all" else named[0] & named[1])
     shared = [name for name in first.classes if name in second.classes]
     return {
         "file": second.file.name,

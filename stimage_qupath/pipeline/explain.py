@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath import names
-from stimage_qupath.attribution.capabilities import as_differentiable, as_local, as_pooled
+from stimage_qupath.attribution.capabilities import as_differentiable, as_local, as_pooled, sees_px
 from stimage_qupath.attribution.fills import choose_fill
 from stimage_qupath.attribution.methods import choose_method
 from stimage_qupath.attribution.per_nucleus import block_attribution
@@ -215,6 +215,7 @@ def _explainer(task: _Task, slide: Slide, finished: Run) -> _Explainer:
         places=places_on_grid(centroids, task.stride_um / mpp),
         grid=Grid.of(card, mpp),
         reach_px=outlines.reach_px(),
+        sees_px=sees_px(task.model.encoder),
     )
     return _Explainer(reader, task.question, task.settings)
 

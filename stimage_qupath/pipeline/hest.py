@@ -37,6 +37,9 @@ class TileOf112um:
         """Return the encoder at the benchmark's scale; ``colour`` has windows of its own and stays as it is."""
         if encoder.card.name == COLOUR:
             return cls(encoder, encoder.card)
+        if encoder.card.parts:
+            msg = f"expected one encoder for the benchmark's tile, found {encoder.card.name}; score each alone"
+            raise UsageError(msg)
         return cls(encoder, replace(encoder.card, mpp=hest.TILE_UM / encoder.card.tile_px))
 
     def encode(

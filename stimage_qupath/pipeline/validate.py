@@ -131,9 +131,9 @@ def _validation(
     cancelled: CancelCheck,
 ) -> dict[str, Any]:
     """Return what ``validation.json`` holds."""
-    labelled = first.labelled(first.classes, nuclei.positions_um)
+    labelled = first.labelled(first.classes, nuclei.positions_um).keep(scores.predicted)
     inside = labelled.code >= 0
-    scored = np.ones_like(inside) if settings.rest == "all" else inside
+    scored = scores.predicted if settings.rest == "all" else inside
     separator = Separator(
         labelled.take(scored),
         block_um=settings.block_um,
@@ -166,13 +166,16 @@ def _validation(
         "classes": figures.to_dict(),
         "labels": label_agreement(first, nuclei.types),
         "second": None if second is None else compare_annotators(settings, first, second, scores, nuclei.types),
-        "warnings": _warnings(settings, first, second, len(labelled.classes)),
+        "warnings": _warnings(settings, first, second, scores),
     }
     return found | {"settings": settings.to_dict(), "versions": versions()}
 
 
-def _warnings(settings: ValidateSettings, first: Labelling, second: Labelling | None, classes: int) -> list[str]:
+def _warnings(settings: ValidateSettings, first: Labelling, second: Labelling | None, scores: Scores) -> list[str]:
     warnings = [*first.warnings, *(() if second is None else second.warnings)]
-    if classes == 1 and settings.rest == "annotated":
+    missing = int((~scores.predicted).sum())
+    if missing:
+        warnings.append(f"{missing} nuclei without a prediction are left out.")
+    if len(first.classes) == 1 and settings.rest == "annotated":
         warnings.append("There is one class alone, so nothing to tell it from; --rest all takes all other nuclei.")
     return warnings

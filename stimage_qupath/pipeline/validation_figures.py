@@ -59,6 +59,14 @@ class Scores:
             return "probability over 0.5 of a rate above the training median; without one, mean over the run's median"
         return "mean over the run's median; the run holds no probability of being high"
 
+    @property
+    def predicted(self) -> Bool:
+        """Which nuclei have a prediction of every gene, (nucleus,)."""
+        known = np.ones(len(self.area_um2), dtype=bool)
+        for values in self.genes.values():
+            known &= np.isfinite(values.mean)
+        return known
+
     def of(self, name: str) -> Float:
         """Return a score, (nucleus,)."""
         return self.baselines[name] if name in self.baselines else self.genes[name].mean
@@ -68,7 +76,7 @@ class Scores:
         values = self.genes[gene]
         if values.high is not None and _has_high(values):
             return values.high > HIGH
-        return values.mean > np.median(values.mean)
+        return values.mean > np.median(values.mean[self.predicted])
 
 
 def _has_high(values: GeneValues) -> bool:
@@ -154,8 +162,8 @@ class ClassFigures:
             return {"nuclei": 0}
         return {
             "nuclei": int(those.sum()),
-            "ood_score_median": float(np.nanmedian(self.scores.ood_score[those])),
-            "outside_training": float(np.nanmean(self.scores.outside_training[those])),
+            "ood_score_median": float(np.median(self.scores.ood_score[those])),
+            "outside_training": float(np.mean(self.scores.outside_training[those])),
             "genes": {
                 gene: {
                     "aleatoric_sd_median": float(np.median(v.aleatoric_sd[those])),

@@ -288,7 +288,7 @@ class _Fit:
             stop_if(self._cancelled)
             some = rows[torch.as_tensor(rng.permutation(len(rows))[:_PROBE_SPOTS], device=self._device)]
             optimizer.zero_grad()
-            self._loss(features[some], some).backward()  # type: ignore[no-untyped-call]
+            self._loss(features[some], some).backward()
             optimizer.step()
 
     def run(
@@ -330,7 +330,7 @@ class _Fit:
             rows = self._rows(views)
             optimizer.zero_grad()
             loss = self._loss(self._encode(views), rows)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], _MOST_GRADIENT)
             optimizer.step()
             schedule.step()

@@ -84,10 +84,10 @@ def plan_frames(
 
 def _tiles(points_px: NDArray[np.float64], card: EncoderCard, downsample: float) -> list[Window]:
     side = card.tile_px
-    corners = np.floor(points_px / downsample - side / 2 + 0.5)
+    corners = np.floor(points_px / downsample - side / 2 + 0.5) * downsample
+    middle = np.array([[side / 2, side / 2]])
     return [
-        Window(np.array([i]), np.array([[side / 2, side / 2]]), *(corner * downsample).tolist(), side, side, downsample)
-        for i, corner in enumerate(corners)
+        Window(np.array([i]), middle, float(x), float(y), side, side, downsample) for i, (x, y) in enumerate(corners)
     ]
 
 

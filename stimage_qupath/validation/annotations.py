@@ -8,7 +8,7 @@ classes cut the nuclei into.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -63,6 +63,10 @@ class Labelled:
     def take(self, chosen: Bool) -> Labelled:
         """Return some of the nuclei."""
         return Labelled(self.classes, self.code[chosen], self.annotation[chosen], self.positions_um[chosen])
+
+    def keep(self, chosen: Bool) -> Labelled:
+        """Return the same nuclei, of which those that are not ``chosen`` have lost their label."""
+        return replace(self, code=np.where(chosen, self.code, -1), annotation=np.where(chosen, self.annotation, -1))
 
     def annotations_of(self, code: int) -> int:
         """Return how many annotations hold nuclei of a class."""

@@ -94,15 +94,25 @@ def test_boxes_hold_their_feature():
     np.testing.assert_array_equal(feature_boxes(labels, 3), [[6, 5, 7, 6], [0, 0, 0, 0], [1, 2, 5, 4]])
 
 
-def test_averaged_maps_of_a_network_give_nearly_the_same_in_groups_as_one_by_one(tissue, ask):
+@pytest.mark.parametrize(("apart_px", "least_r", "slope_within"), [(400, 0.998, 0.02), (64, 0.94, 0.15)])
+def test_maps_of_a_network_give_nearly_the_same_in_groups_as_one_by_one(
+    tissue, ask, monkeypatch, apart_px, least_r, slope_within
+):
+    """Far apart only the outputs' curvature is left out; nearer, neighbours are taken for each other a little.
+
+    Nuclei of flat colour every 40 px on pure noise are a harder case than tissue.
+    """
+    monkeypatch.setattr("stimage_qupath.attribution.pooled_ablation.APART_PX", apart_px)
     scene, filled = tissue
     question = ask(ContextEncoder(), genes=("UP",), target="member 0")
-    together = ablation.attribute(scene, filled, question).sums[: scene.nuclei, 0]
+    found = ablation.attribute(scene, filled, question)
+    together = found.sums[: scene.nuclei, 0]
     values = question.values(scene.image, scene.centres)
     pictures = (scene.without(np.arange(scene.features) == k, filled) for k in range(scene.nuclei))
     alone = np.array([scene.weights @ (values - question.values(p, scene.centres)) for p in pictures])[:, 0]
-    assert np.corrcoef(together, alone)[0, 1] > 0.97
-    assert together @ alone / (alone @ alone) == pytest.approx(1, abs=0.1)
+    assert np.corrcoef(together, alone)[0, 1] > least_r
+    assert together @ alone / (alone @ alone) == pytest.approx(1, abs=slope_within)
+    np.testing.assert_allclose(found.difference, question.difference(scene, filled), rtol=0.02)
 
 
 def test_groups_hold_everyone_once_and_no_neighbours():

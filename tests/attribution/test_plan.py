@@ -84,6 +84,7 @@ def test_a_scene_shows_the_nuclei_where_they_are_and_holds_every_window(formula_
             places=places_on_grid(blobs[:, :2], 100.0),
             grid=grid,
             reach_px=outlines.reach_px(),
+            sees_px=30,
         )
         claimed = {}
         for block, nuclei in grid.blocks(blobs[:, :2])[:5]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from stimage_qupath.attribution import ablation, lime
-from stimage_qupath.attribution.capabilities import as_local, as_pooled
+from stimage_qupath.attribution.capabilities import as_local, as_pooled, sees_px
 from stimage_qupath.attribution.fills import choose_fill
 from stimage_qupath.attribution.game import Game
 from stimage_qupath.attribution.methods import DEFAULT_FILL
@@ -80,6 +80,7 @@ def main() -> None:
                 places=places,
                 grid=grid,
                 reach_px=outlines.reach_px(),
+                sees_px=sees_px(encoder),
             )
 
         blocks = [reader(places_on_grid(centroids, stride / given.mpp)).read(*b) for b in grid.blocks(centroids)]
@@ -109,10 +110,9 @@ def main() -> None:
         start = time.process_time()
         lime.attribute(one.scene, filled, question)
         seconds = time.process_time() - start
-        print(
-            f"LIME, {given.samples} samples: {len(seen)} nuclei, {seconds:.1f} CPU s, {len(seen) / seconds:.1f} nuclei/s"
-        )
-        print(f"ratio: {default / (len(seen) / seconds):.1f}")
+        rate = len(seen) / seconds
+        print(f"LIME, {given.samples} samples: {len(seen)} nuclei, {seconds:.1f} CPU s, {rate:.1f} nuclei/s")
+        print(f"ratio: {default / rate:.1f}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def make_prediction(panel: Panel) -> PredictionMaker:
         i = np.arange(first, first + n)[:, None]
         mean = (i + np.arange(len(panel))[None, :] / 10).astype(np.float32)
         score = (np.arange(first, first + n) % 5 / 2).astype(np.float32)  # 0, 0.5, 1, 1.5, 2
-        quantiles = {"p05": mean / 2, "p95": mean * 2} if intervals else {}
+        quantiles = {"p05": mean / 2, "p95": mean * 2, "high": mean / (1 + mean)} if intervals else {}
         return Prediction(mean=mean, aleatoric=4 * mean**2, epistemic=9 * mean**2, ood_score=score, **quantiles)
 
     return make

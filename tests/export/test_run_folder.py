@@ -157,7 +157,7 @@ def test_h5ad_holds_the_whole_panel(tmp_path: Path, write, panel, make_predictio
     assert data.var_names.tolist() == list(panel.genes)
     np.testing.assert_array_equal(data.X, prediction.mean)
     assert data.X.dtype == np.float32
-    layers = {"aleatoric", "epistemic", *(["p05", "p95"] if intervals else [])}
+    layers = {"aleatoric", "epistemic", *(["p05", "p95", "high"] if intervals else [])}
     assert set(data.layers) - {None} == layers  # newer AnnData lists X as the layer None
     for name in layers:
         np.testing.assert_array_equal(data.layers[name], getattr(prediction, name))
@@ -329,7 +329,7 @@ def test_prediction_must_fit(tmp_path: Path, panel, make_cells, make_prediction)
             writer.append(make_cells(2), None)
         with pytest.raises(ValueError, match=r"expected a prediction of shape \(2, 4\), found \(3, 4\)"):
             writer.append(make_cells(2), make_prediction(3, intervals=True))
-        with pytest.raises(ValueError, match=r"expected a prediction with p05, p95, found none"):
+        with pytest.raises(ValueError, match=r"expected a prediction with high, p05, p95, found none"):
             writer.append(make_cells(2), make_prediction(2))
         with pytest.raises(ValueError, match="without the keys the writer fills, found cells"):
             writer.finish({"cells": 1})

@@ -151,5 +151,5 @@ def test_what_cannot_stand_side_by_side_is_refused():
         load_encoder("colour+colour")
     with pytest.raises(UnknownModelError, match="expected an encoder out of"):
         load_encoder("colour+")
-    with pytest.raises(UsageError, match="pixel sizes in a simple ratio, found 0.5, 0.88 um"):
+    with pytest.raises(UsageError, match=r"pixel sizes in a simple ratio, found 0\.5, 0\.88 um"):
         CombinedEncoder([Pixels("a", 0.5), Pixels("b", 0.88, align=16)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -231,3 +233,17 @@ def test_nuclei_without_predictions_are_refused(run_folder, table, drawn, tmp_pa
     predict.run(SegmentSettings(image=image, output=tmp_path / "nuclei", mpp=0.5))
     with pytest.raises(UsageError, match=r"expected a run with predictions at .*, found nuclei alone"):
         validate.run(ValidateSettings(run=tmp_path / "nuclei", annotations=drawn))
+
+
+def test_nuclei_without_a_prediction_are_left_out_and_said(run_folder, table, drawn, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "run")
+    with h5py.File(tmp_path / "run" / "cells.h5ad", "r+") as file:
+        column = [gene.decode() for gene in file["var"]["gene"][:]].index("BGN")
+        file["X"][:7, column] = np.nan
+    settings = ValidateSettings(run=tmp_path / "run", annotations=drawn, genes=("BGN",))
+    found = validate.run(settings)
+    assert "7 nuclei without a prediction are left out." in found["warnings"]
+    tumor = (table["x_px"] // 50 % 2 == 1).to_numpy()[7:]
+    mean = table["BGN_mean"].to_numpy()[7:]
+    figure = found["classes"]["Tumor"]["genes"]["BGN"]["auroc"]["value"]
+    assert figure == pytest.approx(roc_auc_score(tumor, mean), abs=1e-12)

@@ -508,3 +508,16 @@ def test_a_validation_without_a_run_or_a_class_says_so(project, tmp_path):
     assert "expected the run of this image in" in run["message"]
     assert "expected annotations with a class, found none" in classes["message"]
     assert "choose another output" in there["message"]
+
+
+def test_an_explained_gene_is_on_every_nucleus(project, tmp_path):
+    status = tmp_path / "status.jsonl"
+    script = project.scripts / "Explain a gene.groovy"
+    project.run(script, "gene=BGN", "genes=BGN", "device=cpu", "classes=Tumor", f"status={status}")
+    said = json.loads(status.read_text(encoding="utf-8"))
+    assert said["status"] == "done", said
+    assert "Faithful to the model, not evidence of biology." in said["message"]
+    nuclei = [d for d in own(project.dump()[1]).values() if d["parent"] == TUMOR]
+    values = {d["measurements"]["STimage: BGN: attribution"] for d in nuclei}
+    assert len(values) > len(nuclei) / 2 > 5
+    assert all(d["measurements"]["STimage: BGN: attribution SD"] >= 0 for d in nuclei)

@@ -206,7 +206,11 @@ def living(job: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["click", "editor"])
-def test_a_cancel_in_the_window_ends_everything_within_three_seconds(how: str, project: Path, display: str) -> None:
+def test_a_cancel_in_the_window_ends_everything_within_three_seconds(
+    how: str, project: Path, display: str, bridge: BridgeClient
+) -> None:
+    if bridge.ask("start").startswith("0.4"):
+        pytest.skip("QuPath 0.4 takes no startup script, by which the window is driven")
     from stimage_qupath.pipeline.doctor import find_qupath
 
     qupath = find_qupath()

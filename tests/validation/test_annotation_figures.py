@@ -80,6 +80,8 @@ def test_nuclei_outside_count_as_rest():
     code = np.where(annotation == 0, 0, -1)
     outside = labelled(code, np.where(annotation == 0, 0, -1), positions, classes=("Tumor",))
     assert Separator(outside).separations((annotation == 0) * 1.0)["Tumor"].auroc.value == 1
+    kept = outside.keep(np.arange(72) >= 30)
+    assert (kept.code == 0).sum() == (kept.annotation == 0).sum() == 6
     alone = outside.take(code == 0)
     assert Separator(alone).separations(np.zeros(36)) == {}
 
