@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -164,24 +163,32 @@ def test_the_colour_encoder_is_kept_too(slide, tmp_path):
     assert path.stat().st_ino == before
 
 
-def write_many(folder, seed):
-    """Ask for the same three sets of features in an order of one's own; runs in a process."""
-    cache, encoder = FeatureCache(Path(folder)), Counting()
-    for number in np.random.default_rng(seed).permutation(3).tolist() * 5:
-        values = np.full((400, 2), number, dtype=np.float32)
-        found = cache.features(
-            encoder, slide_sha256=f"s{number}", mpp=0.5, points_px=np.zeros((400, 2)), compute=lambda v=values: v
-        )
-        if not (found == number).all():
-            return "wrong"
-    return "right"
+WRITE_MANY = """
+import sys
+from pathlib import Path
+import numpy as np
+from stimage_qupath.models.colour import ColourEncoder
+from stimage_qupath.prediction.cache import FeatureCache
+
+cache, encoder = FeatureCache(Path(sys.argv[1])), ColourEncoder()
+width = encoder.card.width
+for number in np.random.default_rng(int(sys.argv[2])).permutation(3).tolist() * 5:
+    values = np.full((400, width), number, dtype=np.float32)
+    found = cache.features(
+        encoder, slide_sha256=f"s{number}", mpp=0.5, points_px=np.zeros((400, 2)), compute=lambda v=values: v
+    )
+    assert (found == number).all()
+"""
 
 
 def test_many_processes_share_a_folder(tmp_path):
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        assert set(pool.map(write_many, [str(tmp_path / "cache")] * 2, range(2))) == {"right"}
-    assert len(kept(tmp_path / "cache")) == 3
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    """Both ask for the same three sets of features, each in an order of its own."""
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", WRITE_MANY, str(folder)]
+    running = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE) for seed in range(2)]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [(b"", 0)] * 2
+    assert len(kept(folder)) == 3
+    assert not list(folder.glob("*.partial"))
 
 
 def keep(cache, slide_sha256):
