@@ -101,7 +101,7 @@ def assert_same_where_scanned(ours: np.ndarray[Any, Any], theirs: Any, name: str
     assert set(np.unique(np.array(theirs)[~scanned])) <= {0, 255}, name
 
 
-def test_bounds_are_cut_as_qupath_cuts_them(leica: Path, in_qupath: Callable[..., Any]) -> None:
+def test_bounds_are_cut_as_qupath_cuts_them(leica: Path, bridge: BridgeClient, in_qupath: Callable[..., Any]) -> None:
     x, y, width, height = box = (420, 250, 300, 200)  # of both areas and of the glass between
     kind, views, half, whole = in_qupath(BOUNDED, image=str(leica), box=box)
     assert kind == "OpenslideImageServer"
@@ -114,9 +114,12 @@ def test_bounds_are_cut_as_qupath_cuts_them(leica: Path, in_qupath: Callable[...
     assert len(np.unique(np.reshape(views[""][2], (-1, 3)), axis=0)) > 1000
     with OpenSlideSlide(leica) as slide:
         shown = slide.read_region(x, y, width=width // 2, height=height // 2, downsample=2.0)
+    first = AREAS["first"]
+    expected = picture(1, *first[2:])[y:, x:][:height, :width]  # bounds begin where the first area does
+    np.testing.assert_array_equal(shown[: len(expected[::2]), : len(expected[0, ::2])], expected[::2, ::2])
+    if not bridge.ask("start").startswith("0.4"):  # its OpenSlide 3.4.1 is a pixel off in this small level
         assert_same_where_scanned(shown, half[2], "half")
     assert whole[:2] == list(SLIDE_PX)  # such an image is refused by its size
-    first = AREAS["first"]
     expected = picture(1, *first[2:])[y - first[1] :, x - first[0] :][:height]
     np.testing.assert_array_equal(np.array(whole[2])[:, : expected.shape[1]], expected[:, :width])
 
