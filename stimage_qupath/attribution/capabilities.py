@@ -21,8 +21,6 @@ from stimage_qupath.models.tile_encoder import TileEncoder
 
 SPILL_PX = 64
 """How far beyond its window a network is taken to notice anything; from farther away it is next to nothing."""
-SPREAD_FLOOR = 1e-6
-"""What ``context`` adds to a variance before its root."""
 
 
 @runtime_checkable
@@ -273,7 +271,7 @@ class ContextMoments:
         found = []
         for side_um in context.WINDOWS_UM:
             side = context.round_to_odd(side_um / stride)
-            at_cell = context._box_mean(torch.eye(cells, device=centres.device), side, dim=1).T  # (place, cell)
+            at_cell = context.box_mean(torch.eye(cells, device=centres.device), side, dim=1).T  # (place, cell)
             found.append((1 - share) * at_cell[before] + share * at_cell[(before + 1).clamp(max=cells - 1)])
         return torch.stack(found)
 
@@ -283,7 +281,7 @@ class ContextMoments:
         for of_map in means:
             for window in of_map.unbind(dim=1):
                 mean, square = window.chunk(2, dim=1)
-                spread = (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()
+                spread = (square - mean.square()).clamp(min=0).add(context.SPREAD_FLOOR).sqrt()
                 parts.append(torch.cat([mean, spread], dim=1))
         return torch.cat(parts, dim=1)
 

@@ -34,6 +34,8 @@ WINDOWS_UM = (200, 400)
 ZERO_LEVEL, LEVEL_SCALE = 128, 1 / 128
 """The weights were trained on (level - 128) / 128."""
 PLACES_AT_ONCE = 4096
+SPREAD_FLOOR = 1e-6
+"""Added to a variance before its root, whose slope would be infinite where a window is flat."""
 
 
 class ContextEncoder:
@@ -125,7 +127,7 @@ def _window_statistics(maps: Tensor, position: Tensor, side: int) -> Tensor:
     ``position`` (place, 2) is x and y in cells, 0 the centre of the first; between cells the moments are interpolated.
     """
     moments = torch.cat([maps, maps.square()])
-    smooth = _box_mean(_box_mean(moments, side, dim=1), side, dim=2)
+    smooth = box_mean(box_mean(moments, side, dim=1), side, dim=2)
     height, width = maps.shape[1:]
     # grid_sample counts from -1 (first cell) to 1 (last).
     span = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device, dtype=maps.dtype)
@@ -137,11 +139,10 @@ def _window_statistics(maps: Tensor, position: Tensor, side: int) -> Tensor:
         ]
     )  # (place, 2 x channel)
     mean, square = sampled.chunk(2, dim=1)
-    # The small constant keeps the slope of the root finite where a window is flat.
-    return torch.cat([mean, (square - mean.square()).clamp(min=0).add(1e-6).sqrt()], dim=1)
+    return torch.cat([mean, (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()], dim=1)
 
 
-def _box_mean(values: Tensor, side: int, *, dim: int) -> Tensor:
+def box_mean(values: Tensor, side: int, *, dim: int) -> Tensor:
     """Return the running mean over ``side`` (odd) neighbours along ``dim``, over what is there at the edges."""
     length = values.shape[dim]
     centre = torch.arange(length, device=values.device)

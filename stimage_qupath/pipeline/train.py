@@ -70,11 +70,7 @@ def run(
         Before anything stands under the final name.
     """
     device = choose_device(settings.device)
-    sections = place_sections(
-        read_dataset(settings.dataset, gene_table=settings.gene_table), aggregate_um=settings.aggregate_um
-    )
-    sections = [section.with_enough_counts() for section in sections]
-    training, held_out = _split(sections, settings.hold_out)
+    training, held_out = _split(_sections(settings), settings.hold_out)
     chosen = choose_panel(
         None if settings.genes is None else str(settings.genes),
         training,
@@ -123,16 +119,12 @@ def run(
         seen, unseen = encoded[: len(training)], encoded[len(training) :]
         trained = train_ensemble(seen, chosen.panel, recipe, on_progress=on_progress, cancelled=cancelled)
         on_progress("score", 0, 1, "")
-        card = _card(settings, encoder, seen, trained, chosen)
+        card = _card(settings, encoder, seen, trained, chosen) | _figures(seen, unseen, trained)
         card["stain"] = stain.record()
-        card |= _figures(seen, unseen, trained)
+        card["images_seen"] = {"heads": [s.image_sha256 for s in seen], "encoder": sorted(images_of(encoder))}
         if learnt:
             card["fine_tuned"] = learnt
             card["held_out"]["out_of_fold"]["split"] += f"; {CAVEAT}"
-        card["images_seen"] = {
-            "heads": [s.image_sha256 for s in seen],
-            "encoder": sorted(images_of(encoder)),
-        }
         card[CARD_KEY] = keep_baselines(
             folder.path,
             seen,
@@ -148,6 +140,12 @@ def run(
         folder.publish()
     on_progress("score", 1, 1, "")
     return card
+
+
+def _sections(settings: TrainSettings) -> list[Section]:
+    """Read the sections, see that their spots lie on tissue, and leave out spots of too few counts."""
+    read = read_dataset(settings.dataset, gene_table=settings.gene_table)
+    return [s.with_enough_counts() for s in place_sections(read, aggregate_um=settings.aggregate_um)]
 
 
 def _recipe(settings: TrainSettings, encoder: Encoder) -> Recipe:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from stimage_qupath.errors import MissingPartError
 from stimage_qupath.models import context, mobilenet
-from stimage_qupath.models.context import ContextEncoder, _box_mean, _window_statistics, round_to_odd
+from stimage_qupath.models.context import ContextEncoder, _window_statistics, box_mean, round_to_odd
 from stimage_qupath.models.encoders import load_encoder
 from stimage_qupath.models.mobilenet import REACH_PX, TAPS, load_trunk
 from stimage_qupath.results import never_cancelled
@@ -79,9 +79,9 @@ def test_strides_and_reach_are_those_of_the_trunk(encoder):
     assert REACH_PX >= 133
 
 
-def test_box_mean_is_the_mean_of_what_is_there():
+def testbox_mean_is_the_mean_of_what_is_there():
     values = torch.from_numpy(np.random.default_rng(2).normal(size=(2, 11, 7))).float()
-    found = _box_mean(values, 5, dim=1)
+    found = box_mean(values, 5, dim=1)
     for row in range(11):
         expected = values[:, max(row - 2, 0) : row + 3].mean(dim=1)
         torch.testing.assert_close(found[:, row], expected, rtol=1e-5, atol=1e-6)
