@@ -24,6 +24,7 @@ from stimage_qupath.names import EVALUATION_HTML, EVALUATION_JSON, GENES_CSV, re
 from stimage_qupath.pipeline.baselines import colour_features, images_of, kept_baselines, serial_outlines, spots_of
 from stimage_qupath.pipeline.evaluation_report import genes_table, write_report
 from stimage_qupath.pipeline.hest import evaluate_hest
+from stimage_qupath.pipeline.high import fit_high
 from stimage_qupath.pipeline.perturb import perturb
 from stimage_qupath.pipeline.record import Stopwatch, versions
 from stimage_qupath.pipeline.score import Case, ScoredSection, score_section
@@ -221,14 +222,17 @@ def _of_fold(
         colour, outlines = ([of[i] for i in indices] for of in seen)
         return spots_of([encoded[i] for i in indices], panel, heads, colour=colour, outlines=outlines)
 
-    fitted = fit_baselines(spots(fold.train), reference_total=trained.reference_total)
+    train = spots(fold.train)
+    fitted = fit_baselines(train, reference_total=trained.reference_total)
+    high = fit_high(train, trained.ensemble, trained.reference_total)
     note = "same patient in training" if fold.same_patient else "patient not in training"
     by_encoder = images_of(encoder)
     for index in fold.test:
         known = encoded[index].image_sha256 in by_encoder
         said = f"{note}; transductive: image seen by the encoder" if known else note
         reference = trained.reference_total
-        yield Case(encoded[index], trained.ensemble, trained.rates, reference, fitted, spots([index]), said, known)
+        test = spots([index])
+        yield Case(encoded[index], trained.ensemble, trained.rates, reference, fitted, test, said, known, high)
 
 
 def _panel_of_fold(settings: EvaluateSettings, training: Sequence[Section]) -> Panel:

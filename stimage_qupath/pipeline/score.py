@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stimage_qupath.models.checks import collapsed_ensemble, constant_output
 from stimage_qupath.models.ensemble import Ensemble
 from stimage_qupath.models.negative_binomial import LOG_MEAN_RANGE
+from stimage_qupath.pipeline.high import HighBaselines, score_high
 from stimage_qupath.results import Panel
 from stimage_qupath.training.dataset import EncodedSection
 from stimage_qupath.validation.baselines import BaselinePrediction, FittedBaselines, Spots
@@ -43,6 +44,8 @@ class Case:
         What training had seen of the section.
     transductive
         Whether the encoder or the heads saw this image.
+    high
+        Classifiers of high against low; None where there are none.
     """
 
     encoded: EncodedSection
@@ -53,6 +56,7 @@ class Case:
     test: Spots | None
     note: str
     transductive: bool = False
+    high: HighBaselines | None = None
 
     @property
     def panel(self) -> Panel:
@@ -144,6 +148,7 @@ def score_section(case: Case, *, replicates: int, seed: int) -> ScoredSection:
         "ause": _ause(risk),
         **_certainty(case, scorer, mixture),
         **_log_counts(case),
+        "high": _high(case, mixture, scorer),
         "warnings": constant_output(np.log(mean), case.panel.genes) + collapsed_ensemble(np.log(mixture.mean)),
     }
     baselines, baseline_points = _baselines(case, scorer, point, seed=seed)
@@ -216,6 +221,12 @@ def _certainty(case: Case, scorer: Scorer, mixture: CountMixture) -> dict[str, A
             name: goes_with_error(score, errors, scorer.bootstrap).to_dict() for name, score in scores.items()
         },
     }
+
+
+def _high(case: Case, mixture: CountMixture, scorer: Scorer) -> dict[str, Any]:
+    features = None if case.test is None else case.test.features
+    counts, size = np.asarray(case.measured.counts, dtype=np.float64), case.size
+    return score_high(case.ensemble, mixture, counts, size, features, case.high, scorer.bootstrap)
 
 
 def _log_counts(case: Case) -> dict[str, Any]:

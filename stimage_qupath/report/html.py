@@ -139,7 +139,14 @@ def _tables(evaluation: Mapping[str, Any]) -> list[Table]:
                 rows.append([said, *(interval(of["sections"][name][metric]) for metric in POINT)])
         caption = f"{name}, patient {figures['patient']}: {figures['note']}, {figures['spots']} spots"
         found.append(Table(caption, ["", *POINT.values()], rows))
-    return [*found, *_leads(evaluation), _coverage(sections), _uncertainty(sections), *_perturbed(evaluation)]
+    return [
+        *found,
+        *_leads(evaluation),
+        _high(sections),
+        _coverage(sections),
+        _uncertainty(sections),
+        *_perturbed(evaluation),
+    ]
 
 
 def _leads(evaluation: Mapping[str, Any]) -> list[Table]:
@@ -155,6 +162,30 @@ def _leads(evaluation: Mapping[str, Any]) -> list[Table]:
         f"{'patient' if over['patients'] == 1 else 'patients'}, and the model's lead, paired"
     )
     return [Table(caption, ["", *(POINT[m] for m in shown)], rows)]
+
+
+HIGH = {
+    "elastic_net": "elastic-net logistic regression, same features",
+    "observed_depth": "measured depth, no image",
+}
+
+
+def _high(sections: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, of in sections.items():
+        high = of["high"]
+        methods = {"model": high} if high else {}
+        methods |= {said: high[word] for word, said in HIGH.items() if word in high}
+        for said, figures in methods.items():
+            rows.append([f"{name}, {said}", *(interval(figures[m]) for m in ("auroc", "auprc", "brier", "ece"))])
+        if "at_depth" in high:
+            told = high["at_depth"]
+            rows.append([f"{name}, model told the depth", "–", "–", interval(told["brier"]), interval(told["ece"])])
+    return Table(
+        "High or low: spots above the training median of a gene at reference depth, mean over genes",
+        ["", "AUROC", "AUPRC", "Brier score", "ECE"],
+        rows,
+    )
 
 
 def _coverage(sections: Mapping[str, Any]) -> Table:

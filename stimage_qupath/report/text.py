@@ -43,6 +43,10 @@ def _more_of_section(evaluation: Mapping[str, Any], name: str, figures: Mapping[
         f"AUSE {interval(figures['ause'])}; predicted mean less total SD "
         f"{interval(figures['ause']['lead_over_predicted_mean'])}",
     ]
+    if figures["high"]:
+        high = figures["high"]
+        ahead = f", elastic net {interval(high['elastic_net']['auroc'])}" if "elastic_net" in high else ""
+        lines.append(f"high or low, {high['genes']} genes: AUROC {interval(high['auroc'])}{ahead}")
     for change, found in evaluation.get("perturbation", {}).get(name, {}).items():
         parts = [f"{change}: outside training {found.get('flagged', found.get('outside_training', 0)):.0%}"]
         if "pcc_residual_mean" in found:

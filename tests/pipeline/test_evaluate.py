@@ -96,6 +96,18 @@ def test_every_section_has_every_figure_with_its_interval(left_out):
     assert (left_out["gene_set"]["size"], left_out["patients"]) == (3, 2)
 
 
+def test_high_and_low_are_told_apart_beside_the_classifier_of_the_article(left_out):
+    for figures in left_out["sections"].values():
+        high = figures["high"]
+        assert high["genes"] == 3
+        assert high["auroc"]["value"] > 0.6  # of the three genes one is noise
+        assert high["elastic_net"]["auroc"]["value"] > 0.6
+        lead = high["elastic_net"]["model_lead"]["auroc"]["value"]
+        assert lead == pytest.approx(high["auroc"]["value"] - high["elastic_net"]["auroc"]["value"])
+        assert 0 <= high["at_depth"]["ece"]["value"] < 0.3
+        assert 0 < high["share_high"] < 1
+
+
 def test_the_baselines_stand_beside_it(left_out):
     # Colour is the encoder itself; whether these squares of tissue pass for serial sections is left open.
     assert set(NAMES) - {"colour_ridge", "position"} <= set(left_out["baselines"]) <= set(NAMES) - {"colour_ridge"}

@@ -31,6 +31,11 @@ def evaluation():
     section = point | {
         "patient": "P", "note": "same patient in training", "spots": 170, "genes": 3, "coverage": cover,
         "coverage_by_training_mean": {"0.1-1": {"genes": 3, **cover}}, "plain_coverage": plain,
+        "high": {
+            "genes": 2, "auroc": figure(0.61), "auprc": figure(0.5), "brier": figure(0.24), "ece": figure(0.05),
+            "at_depth": {"brier": figure(0.2), "ece": figure(0.03)},
+            "elastic_net": {m: figure(0.587) for m in ("auroc", "auprc", "brier", "ece")},
+        },
         "pit_histogram": [0.05] * 20, "outside_training": 0.02, "nb_on_log1p_coverage": plain,
         "marginal_over_depth": {"coverage": cover},
         "ause": figure(0.8) | {"predicted_mean": figure(0.81), "lead_over_predicted_mean": figure(0.01)},
@@ -104,13 +109,14 @@ def test_it_says_the_figures_and_their_limits(page):
     text = Page(page).text
     for needed in (*LIMITS, "Research use only.", "0.100 [0.090, 0.120]", "observed_depth (knows the measured depth)",
                    "0.905", "0.955 (0.965)", "it may have been chosen with these sections",
-                   "blur 4 um", "97.0%"):  # fmt: skip
+                   "blur 4 um", "97.0%", "0.610 [0.600, 0.630]", "model told the depth"):  # fmt: skip
         assert needed in text, needed
 
 
 def test_lines_for_a_terminal():
     lines = "\n".join(evaluation_lines(evaluation()))
     assert "pcc_residual_mean 0.100 [0.090, 0.120] (same patient in training)" in lines
+    assert "high or low, 2 genes: AUROC 0.610 [0.600, 0.630], elastic net 0.587" in lines
     assert "ahead of ridge: pcc_residual_mean 0.100" in lines
     assert "blur 4 um: outside training 97%, pcc_residual_mean 0.030, coverage of 90 % 0.905, AUROC 0.990" in lines
 
