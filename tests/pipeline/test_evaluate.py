@@ -101,7 +101,7 @@ def test_high_and_low_are_told_apart_beside_the_classifier_of_the_article(left_o
         high = figures["high"]
         assert high["genes"] == 3
         assert high["auroc"]["value"] > 0.6  # of the three genes one is noise
-        assert high["elastic_net"]["auroc"]["value"] > 0.6
+        assert high["elastic_net"]["auroc"]["value"] > 0.55
         lead = high["elastic_net"]["model_lead"]["auroc"]["value"]
         assert lead == pytest.approx(high["auroc"]["value"] - high["elastic_net"]["auroc"]["value"])
         assert 0 <= high["at_depth"]["ece"]["value"] < 0.3
