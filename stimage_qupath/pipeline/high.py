@@ -102,11 +102,11 @@ def score_high(
     threshold = ensemble.high_low.threshold[offered]
     high = is_high(counts[:, offered], size, threshold)
     chance = ensemble.high_low.probability(mixture.mean, ensemble.total_count)[:, offered]
-    model = high_figures(chance, high, bootstrap)
+    model = high_figures(chance, high, size, bootstrap)
     if model is None:
         return {}
     informed = chance_above(mixture.mean[:, :, offered], ensemble.total_count[:, offered], size, threshold)
-    at_depth = high_figures(informed, high, bootstrap)
+    at_depth = high_figures(informed, high, size, bootstrap)
     both = high.any(axis=0) & ~high.all(axis=0)
     found = {"note": NOTE, "genes": int(both.sum()), "share_high": float(high[:, both].mean()), **model.to_dict()}
     if at_depth is not None:
@@ -117,7 +117,7 @@ def score_high(
             "observed_depth": baselines.observed_depth.probability(_depth(size)),
         }
         for name, prediction in predictions.items():
-            figures = high_figures(prediction, high, bootstrap)
+            figures = high_figures(prediction, high, size, bootstrap)
             if figures is not None:
                 found[name] = figures.to_dict() | {"model_lead": model.minus(figures).to_dict()}
     return found

@@ -26,7 +26,8 @@ from stimage_qupath.validation.annotations import DENSITY_UM, Separator, nuclear
 
 STAGE: Final = "validation"
 DENSITY: Final = f"nuclear density, {DENSITY_UM:g} um"
-HEMATOXYLIN: Final = "hematoxylin of the nucleus"
+STAINS: Final = {names.HEMATOXYLIN_MEAN: "hematoxylin of the nucleus", names.EOSIN_MEAN: "eosin of the nucleus"}
+"""Colour alone: what any gene must beat."""
 
 
 def run(
@@ -85,7 +86,7 @@ class _Nuclei:
     positions_um: NDArray[np.float64]
     types: NDArray[np.object_]
     area_um2: NDArray[np.float64]
-    hematoxylin: NDArray[np.float64] | None
+    stains: dict[str, NDArray[np.float64]]
     ood_score: NDArray[np.float64]
     outside_training: NDArray[np.float64]
 
@@ -96,10 +97,8 @@ class _Nuclei:
             msg = f"expected a run with predictions at {finished.path}, found nuclei alone; run predict"
             raise UsageError(msg)
         table = finished.table()
-        area, stain, score, flag = (
-            names.TABLE_COLUMN[name]
-            for name in (names.AREA, names.HEMATOXYLIN_MEAN, names.OOD_SCORE, names.OUTSIDE_TRAINING)
-        )
+        area, score, flag = (names.TABLE_COLUMN[name] for name in (names.AREA, names.OOD_SCORE, names.OUTSIDE_TRAINING))
+        stains = {said: names.TABLE_COLUMN[name] for name, said in STAINS.items()}
         centroids = table[["x_px", "y_px"]].to_numpy(np.float64)
         types = table["cell_type"].astype(object)
         return cls(
@@ -107,7 +106,7 @@ class _Nuclei:
             positions_um=centroids * float(finished.record["image"]["mpp"]),
             types=types.where(types.notna(), None).to_numpy(object),
             area_um2=table[area].to_numpy(np.float64) if area in table else np.ones(len(table)),
-            hematoxylin=table[stain].to_numpy(np.float64) if stain in table else None,
+            stains={said: table[column].to_numpy(np.float64) for said, column in stains.items() if column in table},
             ood_score=table[score].to_numpy(np.float64),
             outside_training=table[flag].to_numpy(np.float64),
         )
@@ -115,9 +114,7 @@ class _Nuclei:
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """Return scores that need no model; one that a nucleus lacks is left out."""
         found = {DENSITY: nuclear_density(self.positions_um)} if len(self.positions_um) else {}
-        if self.hematoxylin is not None and np.isfinite(self.hematoxylin).all():
-            found[HEMATOXYLIN] = self.hematoxylin
-        return found
+        return found | {said: values for said, values in self.stains.items() if np.isfinite(values).all()}
 
 
 def _validation(

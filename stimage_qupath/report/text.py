@@ -45,8 +45,9 @@ def _more_of_section(evaluation: Mapping[str, Any], name: str, figures: Mapping[
     ]
     if figures["high"]:
         high = figures["high"]
-        ahead = f", elastic net {interval(high['elastic_net']['auroc'])}" if "elastic_net" in high else ""
-        lines.append(f"high or low, {high['genes']} genes: AUROC {interval(high['auroc'])}{ahead}")
+        ahead = f", elastic net {interval(high['elastic_net']['auroc_given_depth'])}" if "elastic_net" in high else ""
+        model = interval(high["auroc_given_depth"])
+        lines.append(f"high or low, {high['genes']} genes: AUROC within tenths of depth {model}{ahead}")
     for change, found in evaluation.get("perturbation", {}).get(name, {}).items():
         parts = [f"{change}: outside training {found.get('flagged', found.get('outside_training', 0)):.0%}"]
         if "pcc_residual_mean" in found:

@@ -4,6 +4,10 @@ A spot is *high* where its depth-normalised count is above the threshold that wa
 carries the noise of sequencing. AUROC and average precision (AUPRC) ask for the order alone, the Brier score and the
 expected calibration error (ECE) for the probability itself. Each figure is a mean over genes, and each interval is over
 resampled spatial blocks.
+
+Whether a count of 0 or 1 is above the threshold is mostly a matter of sequencing depth, so that depth alone gets an
+AUROC far above one half. ``auroc_given_depth`` compares only spots of the same tenth of measured depth: there it gets
+next to nothing, and what is above one half is signal of the gene.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from stimage_qupath.validation.bootstrap import BlockBootstrap, Interval, mean_over_genes
-from stimage_qupath.validation.rank_test import pair_wins, weighted_auroc
+from stimage_qupath.validation.rank_test import pair_wins
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+TENTHS = 10
+"""Parts of equal size by measured depth, within which ``auroc_given_depth`` compares spots."""
+FIGURES = ("auroc_given_depth", "auroc", "auprc", "brier", "ece")
 BINS = 10
 """Equal parts of 0 to 1 within which the ECE compares probability and share."""
 
@@ -40,7 +47,9 @@ def is_high(counts: NDArray[np.number], size: Float, threshold: NDArray[np.float
         return np.asarray(np.asarray(counts) > size[:, None] * threshold)
 
 
-def chance_above(mean: Float, total_count: Float, size: Float, threshold: NDArray[np.floating]) -> Float:
+def chance_above(
+    mean: NDArray[np.floating], total_count: NDArray[np.floating], size: Float, threshold: NDArray[np.floating]
+) -> Float:
     """Return the chance that a spot's depth-normalised count is above a threshold, (spot, gene).
 
     ``P(Y > k) = I_p(k + 1, r)`` with ``p = s mu / (s mu + r)`` and ``k`` the largest count that is not above ``s t``;
@@ -71,10 +80,11 @@ class HighFigures:
 
     Attributes
     ----------
-    auroc, auprc, brier, ece
+    auroc_given_depth, auroc, auprc, brier, ece
         Means over the genes that are high in some spots and low in others.
     """
 
+    auroc_given_depth: Interval
     auroc: Interval
     auprc: Interval
     brier: Interval
@@ -82,15 +92,16 @@ class HighFigures:
 
     def to_dict(self) -> dict[str, dict[str, float | list[float]]]:
         """Return the figures as JSON has them."""
-        return {name: getattr(self, name).to_dict() for name in ("auroc", "auprc", "brier", "ece")}
+        return {name: getattr(self, name).to_dict() for name in FIGURES}
 
     def minus(self, other: HighFigures) -> HighFigures:
         """Return the paired differences to another method on the same spots."""
-        names = ("auroc", "auprc", "brier", "ece")
-        return HighFigures(*(getattr(self, name).minus(getattr(other, name)) for name in names))
+        return HighFigures(*(getattr(self, name).minus(getattr(other, name)) for name in FIGURES))
 
 
-def high_figures(probability: NDArray[np.floating], high: Bool, bootstrap: BlockBootstrap) -> HighFigures | None:
+def high_figures(
+    probability: NDArray[np.floating], high: Bool, depth: Float, bootstrap: BlockBootstrap
+) -> HighFigures | None:
     """Score probabilities against labels; None where no gene has spots on both sides.
 
     Parameters
@@ -99,6 +110,8 @@ def high_figures(probability: NDArray[np.floating], high: Bool, bootstrap: Block
         (spot, gene) within [0, 1].
     high
         (spot, gene).
+    depth
+        (spot,) measured.
     bootstrap
         Resamples of the section's blocks.
     """
@@ -106,28 +119,50 @@ def high_figures(probability: NDArray[np.floating], high: Bool, bootstrap: Block
     if not both.any():
         return None
     chance, label = probability[:, both].astype(np.float64), high[:, both]
-    ranked = [_ranked(chance[:, g], label[:, g], bootstrap) for g in range(label.shape[1])]
-    auroc, auprc = (np.stack(columns, axis=1) for columns in zip(*ranked, strict=True))
+    tenth = np.argsort(np.argsort(depth, kind="stable"), kind="stable") * TENTHS // len(depth)
+    whole = np.zeros(len(depth), dtype=np.int64)
+    genes = range(label.shape[1])
+    given = [resampled_auroc(chance[:, g], label[:, g], tenth, bootstrap) for g in genes]
+    plain = [resampled_auroc(chance[:, g], label[:, g], whole, bootstrap) for g in genes]
+    precision = [average_precision(chance[:, g], label[:, g], bootstrap.weights) for g in genes]
     return HighFigures(
-        auroc=Interval.of(mean_over_genes(auroc)),
-        auprc=Interval.of(mean_over_genes(auprc)),
+        auroc_given_depth=_mean(given),
+        auroc=_mean(plain),
+        auprc=_mean(precision),
         brier=bootstrap.figure((chance - label) ** 2),
         ece=Interval.of(expected_calibration_error(chance, label, bootstrap)),
     )
 
 
-def _ranked(chance: Float, label: Bool, bootstrap: BlockBootstrap) -> tuple[Float, Float]:
-    """Return AUROC and AUPRC of one gene in each resample; NaN where a resample has one side only."""
+def _mean(genes: list[Float]) -> Interval:
+    return Interval.of(mean_over_genes(np.stack(genes, axis=1)))
+
+
+def resampled_auroc(chance: Float, label: Bool, stratum: NDArray[np.int64], bootstrap: BlockBootstrap) -> Float:
+    """Return the share of pairs of a high and a low spot of one stratum that are in order, ties one half, (resample,).
+
+    NaN where a resample has no such pair.
+
+    Parameters
+    ----------
+    chance, label
+        (spot,) probability and truth.
+    stratum
+        (spot,) spots of different strata are not compared.
+    bootstrap
+        Resamples of blocks.
+    """
     blocks = bootstrap.times.shape[1]
-    unit = bootstrap.block + blocks * ~label  # the high spots of each block, then its low ones
-    wins = pair_wins(chance, unit, 2 * blocks)
-    sizes = np.bincount(unit, minlength=2 * blocks).astype(np.float64)
-    nothing = np.zeros_like(bootstrap.times)
-    first = np.concatenate([bootstrap.times, nothing], axis=1)
-    second = np.concatenate([nothing, bootstrap.times], axis=1)
-    with np.errstate(invalid="ignore"):
-        auroc = weighted_auroc(wins, sizes, first, second)
-    return auroc, average_precision(chance, label, bootstrap.weights)
+    won = np.zeros(len(bootstrap.times))
+    pairs = np.zeros(len(bootstrap.times))
+    for one in np.unique(stratum):
+        rows = stratum == one
+        unit = bootstrap.block[rows] + blocks * ~label[rows]  # the high spots of each block, then its low ones
+        wins = pair_wins(chance[rows], unit, 2 * blocks)[:blocks, blocks:]
+        high, low = np.bincount(unit, minlength=2 * blocks).reshape(2, blocks).astype(np.float64)
+        won += ((bootstrap.times @ wins) * bootstrap.times).sum(axis=1)
+        pairs += (bootstrap.times @ high) * (bootstrap.times @ low)
+    return np.asarray(np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
 
 def average_precision(chance: Float, label: Bool, weights: Float) -> Float:
@@ -148,7 +183,8 @@ def average_precision(chance: Float, label: Bool, weights: Float) -> Float:
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
     gained = np.diff(hits, axis=1, prepend=0.0)
     total = hits[:, -1]
-    return np.divide((gained * precision).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
+    area = (gained * precision).sum(axis=1)
+    return np.asarray(np.divide(area, total, out=np.full(len(total), np.nan), where=total > 0))
 
 
 def expected_calibration_error(chance: Float, label: Bool, bootstrap: BlockBootstrap) -> Float:

@@ -85,8 +85,8 @@ def test_the_figures_are_those_of_scikit_learn(run_folder, table, drawn, tmp_pat
         sd = table.loc[tumor, f"{gene}_epistemic_sd"].to_numpy()
         assert inside["epistemic_sd_median"] == pytest.approx(np.median(sd), rel=1e-5)
     stain = roc_auc_score(tumor, table["nucleus_hematoxylin_od_mean"])
-    assert of["baselines"][validate.HEMATOXYLIN]["value"] == pytest.approx(stain, abs=1e-12)
-    lead = of["genes"]["BGN"]["auroc_less_baseline"][validate.HEMATOXYLIN]["value"]
+    assert of["baselines"]["hematoxylin of the nucleus"]["value"] == pytest.approx(stain, abs=1e-12)
+    lead = of["genes"]["BGN"]["auroc_less_baseline"]["hematoxylin of the nucleus"]["value"]
     assert lead == pytest.approx(of["genes"]["BGN"]["auroc"]["value"] - stain, abs=1e-12)
     page = (output / "validation.html").read_text(encoding="utf-8")
     assert SCRIPT not in page

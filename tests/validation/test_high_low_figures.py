@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from stimage_qupath.validation import classifier
 from stimage_qupath.validation.bootstrap import BlockBootstrap
 from stimage_qupath.validation.classifier import L1_SHARE, PENALTIES, fit_classifier
-from stimage_qupath.validation.high_low import average_precision, chance_above, high_figures, is_high
+from stimage_qupath.validation.high_low import average_precision, chance_above, high_figures, is_high, resampled_auroc
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def spots():
 
 def test_figures_agree_with_scikit_learn(spots):
     positions, chance, high = spots
-    found = high_figures(chance, high, BlockBootstrap.draw(positions, replicates=200, seed=0))
+    found = high_figures(chance, high, np.arange(160.0), BlockBootstrap.draw(positions, replicates=200, seed=0))
     genes = range(5)
     assert found.auroc.value == pytest.approx(np.mean([metrics.roc_auc_score(high[:, g], chance[:, g]) for g in genes]))
     assert found.auprc.value == pytest.approx(
@@ -41,7 +41,7 @@ def test_resamples_weigh_spots(spots):
 def test_resampled_auroc_is_that_of_the_repeated_spots(spots):
     positions, chance, high = spots
     bootstrap = BlockBootstrap.draw(positions, replicates=3, seed=1)
-    found = high_figures(chance[:, :1], high[:, :1], bootstrap)
+    found = high_figures(chance[:, :1], high[:, :1], np.arange(160.0), bootstrap)
     again = [
         metrics.roc_auc_score(np.repeat(high[:, 0], w), np.repeat(chance[:, 0], w))
         for w in bootstrap.weights[1:].astype(int)
@@ -49,19 +49,40 @@ def test_resampled_auroc_is_that_of_the_repeated_spots(spots):
     np.testing.assert_allclose(found.auroc.replicates, again, rtol=1e-12)
 
 
+def test_within_strata_only_their_own_pairs_count(spots):
+    positions, chance, high = spots
+    stratum = np.arange(160) // 40
+    found = resampled_auroc(chance[:, 0], high[:, 0], stratum, BlockBootstrap.draw(positions, replicates=2, seed=0))
+    c, h = chance[:, 0], high[:, 0]
+    pairs = [(c[i] > c[j]) + 0.5 * (c[i] == c[j]) for i in range(160) for j in range(160)
+             if h[i] and not h[j] and stratum[i] == stratum[j]]  # fmt: skip
+    assert found[0] == pytest.approx(np.mean(pairs))
+
+
+def test_what_follows_depth_alone_says_nothing_within_tenths_of_it():
+    rng = np.random.default_rng(5)
+    depth = rng.uniform(0.2, 3, 1500)
+    counts = rng.poisson(0.6 * depth[:, None], (1500, 20))  # the same rate everywhere
+    high = is_high(counts, depth, np.full(20, 0.5))
+    bootstrap = BlockBootstrap.draw(rng.uniform(0, 6000, (1500, 2)), replicates=100, seed=0)
+    found = high_figures(np.repeat(depth[:, None] / 3, 20, axis=1), high, depth, bootstrap)
+    assert found.auroc.value > 0.57
+    assert abs(found.auroc_given_depth.value - 0.5) < 0.025
+
+
 def test_calibrated_probabilities_have_a_small_ece_and_shifted_ones_their_shift():
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.05, 0.75, (4000, 3))
     high = rng.uniform(0, 1, chance.shape) < chance
     bootstrap = BlockBootstrap.draw(rng.uniform(0, 5000, (4000, 2)), replicates=100, seed=0)
-    assert high_figures(chance, high, bootstrap).ece.value < 0.02
-    assert high_figures(chance + 0.2, high, bootstrap).ece.value == pytest.approx(0.2, abs=0.02)
+    assert high_figures(chance, high, np.arange(4000.0), bootstrap).ece.value < 0.02
+    assert high_figures(chance + 0.2, high, np.arange(4000.0), bootstrap).ece.value == pytest.approx(0.2, abs=0.02)
 
 
 def test_without_both_sides_there_is_no_figure(spots):
     positions, chance, _ = spots
     bootstrap = BlockBootstrap.draw(positions, replicates=100, seed=0)
-    assert high_figures(chance, np.zeros(chance.shape, dtype=bool), bootstrap) is None
+    assert high_figures(chance, np.zeros(chance.shape, dtype=bool), np.arange(160.0), bootstrap) is None
 
 
 def test_chance_above_is_that_of_the_negative_binomial():
