@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 PREFIX: Final = "STimage: "
@@ -109,6 +110,8 @@ ATTRIBUTION_PNG: Final = "attribution_{what}.png"
 ATTRIBUTION_BACKGROUND: Final = "attribution_background.parquet"
 EXPLAINING_SUFFIX: Final = ".explaining"
 """Beside a run folder while it is explained: finished blocks, so that an interrupted explanation can go on."""
+BLOCKS_SUFFIX: Final = ".blocks"
+"""Beside a run folder while it is made: finished blocks, so that an interrupted run can go on."""
 FAITHFUL_TO_MODEL: Final = "Faithful to the model, not evidence of biology."
 """Stands wherever an attribution is shown."""
 
@@ -117,3 +120,74 @@ VALIDATION_JSON: Final = "validation.json"
 VALIDATION_HTML: Final = "validation.html"
 AGREEMENT: Final = "Agreement with the annotations given; labels from expression clusters are not pathology."
 """Stands wherever predictions are held against annotations."""
+
+# Signatures, in QuPath and in the tables.
+SCORE: Final = "score"
+SCORE_SD: Final = "score SD"
+SCORE_EPISTEMIC_SD: Final = "score epistemic SD"
+
+
+def signature_measurement(signature: str, quantity: str) -> str:
+    """QuPath measurement of a signature, for example ``STimage: Fibroblasts: score SD``."""
+    return f"{PREFIX}{signature}: {quantity}"
+
+
+# Report and spatial statistics, in a run folder.
+REPORT_HTML: Final = "report.html"
+SPATIAL_JSON: Final = "spatial.json"
+LATENT_PNG: Final = "latent_{what}.png"
+LATENT_PARQUET: Final = "latent.parquet"
+
+# Cell types, neighbourhoods and tissue regions, in QuPath and in the tables.
+CELL_TYPE_CARD: Final = "Research use only. Predicted from H&E; labels of training are not ground truth."
+_TYPE_WORDS: Final = {"nucleus": "Cell type", "neighbourhood": "Neighbourhood", "region": "Region"}
+_TYPE_MEASUREMENT: Final = re.compile(r"STimage: (Cell type|Neighbourhood|Region): (.+): (probability|proportion)")
+
+
+def type_quantity(level: str) -> str:
+    """Return what a model of ``level`` (nucleus, neighbourhood, region) gives of each class."""
+    return "proportion" if level == "neighbourhood" else "probability"
+
+
+def type_measurement(level: str, name: str | None, quantity: str) -> str:
+    """QuPath measurement of a class, ``STimage: Cell type: Immune: probability``, or ``STimage: Cell type: entropy``.
+
+    Parameters
+    ----------
+    level
+        ``nucleus``, ``neighbourhood`` or ``region``.
+    name
+        Of the class; None for what is said of all together.
+    quantity
+        ``probability``, ``proportion``, ``entropy`` or ``mutual information``.
+    """
+    middle = "" if name is None else f"{name}: "
+    return f"{PREFIX}{_TYPE_WORDS[level]}: {middle}{quantity}"
+
+
+def type_column(measurement: str) -> str | None:
+    """Table column of a class, ``cell_type_probability_Immune``; None for any other measurement.
+
+    Letters and digits of the class stay as they are; whatever else, which a file of tables may not hold, becomes ``_``.
+    """
+    found = _TYPE_MEASUREMENT.fullmatch(measurement)
+    if found is None:
+        return None
+    word, name, quantity = found.groups()
+    return f"{word.lower().replace(' ', '_')}_{quantity}_{re.sub(r'[^0-9A-Za-z]+', '_', name).strip('_')}"
+
+
+# Survival folder.
+SURVIVAL_JSON: Final = "survival.json"
+SURVIVAL_HTML: Final = "survival.html"
+RISKS_CSV: Final = "risks.csv"
+UNTESTED_CLINICALLY: Final = (
+    "Research use only. Clinical use of predicted expression is untested: no public slides with outcomes were at hand."
+)
+"""Stands wherever predicted expression meets an outcome."""
+
+# Drug-response folder.
+DRUG_RESPONSE_JSON: Final = "drug_response.json"
+DRUG_RESPONSE_HTML: Final = "drug_response.html"
+PREDICTIONS_CSV: Final = "predictions.csv"
+COEFFICIENTS_CSV: Final = "coefficients.csv"

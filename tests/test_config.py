@@ -46,7 +46,7 @@ def test_whole_numbers_are_accepted_where_a_float_stands():
         ({"image": "a", "output": "b", "unit": "grid", "stride_um": 0.0}, "expected a stride between 1 and 1000"),
         ({"image": "a", "output": "b", "threads": 0}, "expected threads of at least 1"),
         ({"image": "a", "output": "b", "batch_size": 0}, "expected batch_size of at least 1"),
-        ({"image": "a", "output": "b", "mpp": "half"}, "expected a value of type float, found 'half'"),
+        ({"image": "a", "output": "b", "mpp": "half"}, "expected mpp of type float, found 'half'"),
         ({"image": "a", "output": "b", "max_bad_tiles": 2.0}, "expected max_bad_tiles between 0 and 1"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,13 +27,14 @@ from stimage_qupath.cli.options import (
     Output,
     RegionId,
     RegionName,
+    Resume,
     Segmenter,
     Threads,
     class_names,
     words,
 )
 from stimage_qupath.cli.printing import say_warnings
-from stimage_qupath.config import STARTER, PredictSettings, ProjectSettings, SegmentSettings
+from stimage_qupath.config import STARTER, PredictSettings, ProjectSettings, SegmentSettings, SlidesSettings
 from stimage_qupath.errors import UsageError
 from stimage_qupath.qupath.qpproj import is_project
 
@@ -54,6 +56,7 @@ def segment(
     threads: Threads = 2,
     max_bad_tiles: MaxBadTiles = 0.01,
     force: Force = False,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Outline the nuclei of an image, without predictions."""
@@ -72,6 +75,7 @@ def segment(
         threads=threads,
         max_bad_tiles=max_bad_tiles,
         force=force,
+        resume=resume,
     )
     _predict(settings, as_json=as_json)
 
@@ -79,7 +83,9 @@ def segment(
 @app.command(
     epilog="Example: stimage-qupath predict slide.svs --output run --annotations regions.geojson; "
     "a project: stimage-qupath predict project.qpproj --classes Tumor --output runs --write-back; "
-    "a new project: stimage-qupath predict study --create-project --images slides --output runs"
+    "a new project: stimage-qupath predict study --create-project --images slides --output runs; "
+    "a table of slides (CSV: image, and name, annotations, nuclei, mpp): "
+    "stimage-qupath predict slides.csv --output runs --executor dask"
 )
 def predict(
     image: ImageOrProject,
@@ -92,6 +98,16 @@ def predict(
     model: Annotated[str, typer.Option(help="starter, or the path of a model folder.")] = STARTER,
     genes: Annotated[str, typer.Option(help="Genes for QuPath, separated by commas. Left out: the model's best.")] = "",
     explain: Annotated[str, typer.Option(help="Genes to explain nucleus by nucleus, separated by commas.")] = "",
+    cell_types: Annotated[
+        list[str] | None, typer.Option(help="Folder of train-cell-types; repeat for regions, neighbourhoods.")
+    ] = None,
+    classify: Annotated[
+        str, typer.Option(help="Nuclei get their class: auto (by a model of nuclei), always, never.")
+    ] = "auto",
+    signatures: Annotated[
+        str,
+        typer.Option(help="Score each nucleus by mcpcounter, pam50-proliferation, oncotype, ggi or FILE.gmt; commas."),
+    ] = "",
     nuclei: Nuclei = None,
     mpp: Mpp = None,
     unit: Annotated[str, typer.Option(help="cells: a window on each; grid: interpolated from a grid.")] = "cells",
@@ -107,6 +123,7 @@ def predict(
     seed: Annotated[int, typer.Option(help="Recorded with the run.")] = 0,
     max_bad_tiles: MaxBadTiles = 0.01,
     overview: Annotated[bool, typer.Option(help="Draw overview_<GENE>.png.")] = True,
+    report: Annotated[bool, typer.Option("--report", help="Make report.html in the run folder.")] = False,
     images: Annotated[str, typer.Option(help="Project: only images whose name matches, with * and ?.")] = "*",
     create_project: Annotated[
         bool,
@@ -118,7 +135,15 @@ def predict(
     ] = False,
     write_back: Annotated[bool, typer.Option("--write-back", help="Project: put the nuclei into it.")] = False,
     path_map: Annotated[list[str] | None, typer.Option(help="Project: where images are now, OLD=NEW.")] = None,
+    executor: Annotated[
+        str, typer.Option(help="Table of slides: local, one after the other; dask, several at once.")
+    ] = ("local"),
+    scheduler: Annotated[
+        str | None, typer.Option(help="Several images: a dask scheduler, tcp://HOST:8786. Left out: this machine.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Several images: processes of this machine with dask.")] = 2,
     force: Force = False,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the nuclei of an image and predict a gene panel for each, with two kinds of uncertainty."""
@@ -138,6 +163,9 @@ def predict(
         model=model,
         genes=words(genes),
         explain=words(explain),
+        cell_types=tuple(cell_types or ()),
+        classify=classify,  # type: ignore[arg-type]  # the settings check the word
+        signatures=words(signatures),
         nuclei=nuclei,
         mpp=mpp,
         unit=unit,  # type: ignore[arg-type]  # the settings check the word
@@ -153,14 +181,23 @@ def predict(
         seed=seed,
         max_bad_tiles=max_bad_tiles,
         overview=overview,
+        report=report,
         force=force,
+        resume=resume,
     )
+    shared: dict[str, Any] = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    shared |= {"executor": executor, "scheduler": scheduler, "workers": workers}
     if project:
-        maps = tuple(path_map or ())
-        of_project = settings.of_project(
-            images=images, write_back=write_back, path_maps=maps, create_project=create_project
+        of_project = ProjectSettings(
+            **shared,
+            images=images,
+            write_back=write_back,
+            path_maps=tuple(path_map or ()),
+            create_project=create_project,
         )
         _predict_project(of_project, as_json=as_json)
+    elif image.suffix.lower() == ".csv":
+        _predict_slides(SlidesSettings(**shared), as_json=as_json)
     else:
         _predict(settings, as_json=as_json)
 
@@ -178,6 +215,21 @@ def _predict(settings: SegmentSettings, *, as_json: bool) -> None:
     say_warnings(record)
     if record["research_use"]:
         console.say(record["research_use"])
+
+
+def _predict_slides(settings: SlidesSettings, *, as_json: bool) -> None:
+    """Run a table of slides and print a line each."""
+    from stimage_qupath.pipeline import slides as flow
+
+    with console.progress(quiet=as_json) as on_progress:
+        record = flow.run(settings, on_progress)
+    if as_json:
+        console.say(json.dumps(record, indent=2, ensure_ascii=False))
+        return
+    for row in record["images"]:
+        console.say(f"{row['name']}: {row['status']}, {row['cells'] or 0} nuclei in {row['seconds']:.1f} s")
+        say_warnings(row)
+    console.say(f"{record['cells']} nuclei: {record['output']}")
 
 
 def _predict_project(settings: ProjectSettings, *, as_json: bool) -> None:

@@ -50,7 +50,7 @@ class Settings:
             msg = f"expected settings out of {', '.join(sorted(known))}, found {', '.join(unknown)}"
             raise UsageError(msg)
         try:
-            return cls(**{name: _typed(value, hints[name]) for name, value in values.items()})
+            return cls(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
         except TypeError as error:
             msg = f"settings are incomplete: {error}"
             raise UsageError(msg) from error
@@ -95,18 +95,20 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _typed(value: Any, hint: Any) -> Any:
+def _typed(name: str, value: Any, hint: Any) -> Any:
     """Turn a JSON value into what the field holds: paths from text, tuples from lists."""
-    if value is not None and typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str) and "\x00" not in value:
         return Path(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     base = typing.get_origin(hint) or hint
-    if value is not None and isinstance(base, type) and not isinstance(value, base):
-        msg = f"expected a value of type {base.__name__}, found {value!r}"
+    if isinstance(base, type) and (not isinstance(value, base) or (base is int and isinstance(value, bool))):
+        msg = f"expected {name} of type {base.__name__}, found {value!r}"
         raise UsageError(msg)
     return value

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from stimage_qupath.config.base import Settings, at_least, one_of
 from stimage_qupath.config.choices import DEVICES, MOST_EXPANSION_UM, SEGMENTERS, STARDIST, STARTER, Measurements, Unit
 from stimage_qupath.errors import UsageError
+
+Classify: TypeAlias = Literal["auto", "always", "never"]
+Executor: TypeAlias = Literal["local", "dask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class SegmentSettings(Settings):
         Share of unreadable tiles up to which a run goes on.
     force
         Replace an existing run folder.
+    resume
+        Go on where a run into ``output`` was interrupted, and keep what is finished if this one is.
     """
 
     image: Path
@@ -63,6 +68,7 @@ class SegmentSettings(Settings):
     threads: int = 2
     max_bad_tiles: float = 0.01
     force: bool = False
+    resume: bool = False
 
     flow: ClassVar[str] = "segment"
 
@@ -107,13 +113,25 @@ class PredictSettings(SegmentSettings):
         Recorded with the run.
     overview
         Draw ``overview_<GENE>.png``.
+    report
+        Make ``report.html`` in the finished run.
     explain
         Genes whose prediction is explained nucleus by nucleus once the run is finished.
+    cell_types
+        Folders of cell-type models, each of another level.
+    classify
+        Whether nuclei that this package outlines get the most probable class: ``auto`` from a model of nuclei alone,
+        ``always`` from the first model where there is none, or ``never``.
+    signatures
+        Gene signatures scored for each nucleus: words of :data:`stimage_qupath.signatures.library.LINEAR` or GMT files.
     """
 
     model: str = STARTER
     genes: tuple[str, ...] = ()
     explain: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+    cell_types: tuple[str, ...] = ()
+    classify: Classify = "auto"
     nuclei: Path | None = None
     unit: Unit = "cells"
     stride_um: float | None = None
@@ -122,22 +140,17 @@ class PredictSettings(SegmentSettings):
     batch_size: int | None = None
     seed: int = 0
     overview: bool = True
+    report: bool = False
 
     flow: ClassVar[str] = "predict"
-
-    def of_project(
-        self, *, images: str, write_back: bool, path_maps: tuple[str, ...], create_project: bool = False
-    ) -> ProjectSettings:
-        """Return the same settings for the images of a project; see :class:`ProjectSettings`."""
-        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ProjectSettings(
-            **shared, images=images, write_back=write_back, path_maps=path_maps, create_project=create_project
-        )
 
     def _check(self) -> None:
         SegmentSettings._check(self)
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
+        if self.classify == "always" and not self.cell_types:
+            msg = "expected a cell-type model to classify nuclei by, found none; pass --cell-types"
+            raise UsageError(msg)
         if self.stride_um is not None and self.unit != "grid":
             msg = "expected a stride only with a grid, found one with cells; pass --unit grid, or leave --stride-um out"
             raise UsageError(msg)
@@ -150,7 +163,38 @@ class PredictSettings(SegmentSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectSettings(PredictSettings):
+class SeveralSettings(PredictSettings):
+    """Predict for several images; ``image`` says which.
+
+    Attributes
+    ----------
+    executor
+        ``local`` takes one image after the other, ``dask`` several at once.
+    scheduler
+        Address of a dask scheduler, such as ``tcp://host:8786``; None starts processes on this machine.
+    workers
+        Processes of this machine.
+    """
+
+    executor: Executor = "local"
+    scheduler: str | None = None
+    workers: int = 2
+
+    def _check(self) -> None:
+        PredictSettings._check(self)
+        at_least("workers", self.workers, 1)
+        if self.scheduler is not None and self.executor != "dask":
+            msg = "expected a scheduler only with dask, found one with local; pass --executor dask"
+            raise UsageError(msg)
+
+    def of_image(self, **changes: Any) -> PredictSettings:
+        """Return the settings of one image's prediction."""
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(PredictSettings)}
+        return PredictSettings(**(shared | changes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSettings(SeveralSettings):
     """Predict for the images of a QuPath project; ``image`` is the project.
 
     Attributes
@@ -177,7 +221,7 @@ class ProjectSettings(PredictSettings):
     flow: ClassVar[str] = "predict project"
 
     def _check(self) -> None:
-        PredictSettings._check(self)
+        SeveralSettings._check(self)
         given = [name for name in ("annotations", "view") if getattr(self, name)]
         if given:
             msg = f"expected a project, which brings its own annotations and views, found {' and '.join(given)} too"
@@ -188,8 +232,3 @@ class ProjectSettings(PredictSettings):
         if self.write_back and self.java == "never":
             msg = "expected QuPath for a write-back, found java 'never'; leave one of the two out"
             raise UsageError(msg)
-
-    def of_image(self, **changes: Any) -> PredictSettings:
-        """Return the settings of one image's prediction."""
-        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(PredictSettings)}
-        return PredictSettings(**(shared | changes))

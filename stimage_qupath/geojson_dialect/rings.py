@@ -43,7 +43,10 @@ def parse_position_array(value: object, what: str) -> NDArray[np.float64]:
     except ValueError:  # some positions carry z, others do not
         if not all(isinstance(p, list) and len(p) >= 2 for p in value):
             raise FeatureFault(expected=expected, found=shown(value)) from None
-        array = np.asarray([p[:2] for p in value])
+        try:
+            array = np.asarray([p[:2] for p in value])
+        except ValueError:
+            raise FeatureFault(expected=expected, found=shown(value)) from None
     if array.dtype.kind not in "iuf" or array.ndim != 2 or array.shape[1] < 2:
         raise FeatureFault(expected=expected, found=shown(value))
     positions = array[:, :2].astype(np.float64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -154,7 +154,11 @@ def load_model(name: str) -> Model:
     except (KeyError, ValueError) as error:
         msg = f"the model at {folder} is damaged: {error}"
         raise UnknownModelError(msg) from error
-    encoder = load_recorded(card["encoder"], _tuned_weights(folder, card))
+    try:
+        encoder = load_recorded(card["encoder"], _tuned_weights(folder, card))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"expected an encoder of this version in {folder / MODEL_JSON}, found one that it cannot read: {error!r}"
+        raise UnknownModelError(msg) from error
     if encoder.card.width != len(heads.feature_mean):
         msg = (
             f"expected {len(heads.feature_mean)} features for the model at {folder}, found {encoder.card.width} from "
@@ -207,6 +211,42 @@ def _check_card(card: Any, folder: Path) -> None:
     if card["format"] != FORMAT:
         msg = f"expected a model of format {FORMAT} at {folder}, found {card['format']}; update stimage-qupath"
         raise UnknownModelError(msg)
+    wrong = [key for key, is_right in SHAPES.items() if not is_right(card[key])]
+    if not wrong and not set(card["default_genes"]) <= set(card["panel"]):
+        wrong = ["default_genes"]
+    if wrong:
+        key = wrong[0]
+        msg = f"expected a model card in {folder / MODEL_JSON}, found {key} that is none: {str(card[key])[:60]!r}"
+        raise UnknownModelError(msg)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+
+
+def _is_training(value: Any) -> bool:
+    patients = value.get("patients") if isinstance(value, dict) else None
+    return isinstance(patients, int) and not isinstance(patients, bool) and patients >= 1
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _are_files(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+SHAPES: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "name": lambda value: isinstance(value, str) and bool(value),
+    "panel": _are_words,
+    "default_genes": _are_words,
+    "encoder": lambda value: isinstance(value, dict),
+    "reference_total": _is_positive,
+    "training": _is_training,
+    "files": _are_files,
+}
+"""What the loading of a model rests on."""
 
 
 def _read_weights(path: Path, expected_hash: str | None) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stimage_qupath import names
 from stimage_qupath.config import ExplainSettings, PredictSettings, SegmentSettings
+from stimage_qupath.config.report import ReportSettings
 from stimage_qupath.export.partial_folder import PartialFolder
 from stimage_qupath.export.run_folder import RunWriter
 from stimage_qupath.export.run_reader import what_is_foreign
@@ -23,10 +24,14 @@ from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.models.scale import scale_notes
 from stimage_qupath.nuclei.features import diameter_warning
 from stimage_qupath.nuclei.segment import CellChunk
-from stimage_qupath.pipeline import explain
+from stimage_qupath.pipeline import explain, report
+from stimage_qupath.pipeline.cell_types import STAGE as CELL_TYPES
+from stimage_qupath.pipeline.cell_types import TypesOfRun
 from stimage_qupath.pipeline.inputs import Input, open_input
+from stimage_qupath.pipeline.kept_blocks import KeptBlocks, kept_blocks
 from stimage_qupath.pipeline.nuclei import NucleiSource, choose_nuclei
 from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
+from stimage_qupath.pipeline.signature_scores import SignatureScores
 from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM, CellPredictor
 from stimage_qupath.prediction.device import choose_device, default_batch_size
 from stimage_qupath.regions.quality import QualityMap, with_quality
@@ -44,6 +49,7 @@ def run(
     cancelled: CancelCheck = never_cancelled,
     *,
     model: Model | None = None,
+    keep_blocks: bool = True,
 ) -> dict[str, Any]:
     """Find the nuclei of the regions and, given :class:`PredictSettings`, predict the panel for each.
 
@@ -55,6 +61,8 @@ def run(
         Progress and cancellation.
     model
         The model that ``settings`` name, where it is loaded already; None loads it after the image is checked.
+    keep_blocks
+        Whether a run that is killed leaves finished blocks behind for ``resume``.
 
     Returns
     -------
@@ -73,14 +81,20 @@ def run(
         nuclei = choose_nuclei(settings, source)
         plan = _plan(settings, model) if isinstance(settings, PredictSettings) else None
         scale = () if plan is None else scale_notes(plan.model.encoder.card, source.mpp, what=settings.image.name)
+        types = _types(settings, source, nuclei)
+        nuclei = nuclei if types is None else types.coloured(nuclei)
+        kept = stack.enter_context(_kept(settings, source, nuclei, plan)) if keep_blocks or settings.resume else None
         writer = stack.enter_context(_writer(settings, plan, nuclei))
         tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
         with watch.stage("quality"):
             quality_map = QualityMap(source.slide, source.mpp)
-        for chunk, prediction in _stream(settings, source, nuclei, plan, watch, on_progress, cancelled):
+        for chunk, prediction in _stream(settings, source, nuclei, plan, kept, watch, on_progress, cancelled):
             tally.start_regions(writer, source, chunk.region_index)
             with watch.stage("quality", len(chunk.cells)):
                 chunk = replace(chunk, cells=with_quality(chunk.cells, quality_map))
+            if types is not None:
+                with watch.stage(CELL_TYPES, len(chunk.cells)):
+                    chunk = types.into(chunk, cancelled=cancelled)
             with watch.stage("write", len(chunk.cells)):
                 writer.append(chunk.cells, prediction)
             tally.add(chunk, prediction)
@@ -89,7 +103,7 @@ def run(
         with watch.stage("quality"):
             quality = quality_map.summary()
         warnings = [*source.warnings, *nuclei.warnings, *source.check_tiles(settings.max_bad_tiles)]
-        warnings += [*quality.warnings(), *tally.warnings(source.mpp)]
+        warnings += [*quality.warnings(), *tally.warnings(source.mpp), *(() if types is None else types.warnings)]
         if plan is not None:
             warnings += [*scale, *plan.warnings()]
             with watch.stage("overview", len(plan.drawn)):
@@ -98,10 +112,13 @@ def run(
                     writer.folder, tally.dots(plan.drawn), source.slide, source.regions, plan.drawn, note=note
                 )
         record = {**_record(settings, source, plan, warnings, watch), "quality": quality.to_dict()}
+        record |= {} if types is None else {"cell_types": types.record()}
         output = writer.finish(record)
     found = {**record, "output": str(output), "cells": tally.cells}
     if plan is not None and plan.settings.explain and tally.cells:
         found["attribution"] = explain.run(plan.explanation(output), on_progress, cancelled)
+    if plan is not None and plan.settings.report:
+        found["report"] = report.run(ReportSettings(run=output, slide=settings.image), on_progress, cancelled)["output"]
     return found
 
 
@@ -113,6 +130,7 @@ class _Plan:
     model: Model
     genes: tuple[str, ...]
     device: torch.device
+    signatures: SignatureScores | None
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -145,11 +163,12 @@ class _Plan:
         )
 
     def warnings(self) -> list[str]:
-        """Say which written genes have no held-out support."""
+        """Say which written genes have no held-out support, and which signatures were left out."""
+        found = [] if self.signatures is None else list(self.signatures.warnings)
         weak = self.model.unsupported(self.genes)
-        if not weak:
-            return []
-        return [f"no held-out evidence that the model can predict {', '.join(weak)}: the interval includes 0"]
+        if weak:
+            found.append(f"no held-out evidence that the model can predict {', '.join(weak)}: the interval includes 0")
+        return found
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` says of the model."""
@@ -212,7 +231,23 @@ class _Tally:
 def _plan(settings: PredictSettings, model: Model | None) -> _Plan:
     model = model or load_model(settings.model)
     model.choose_genes(settings.explain)  # refused before any work
-    return _Plan(settings, model, model.choose_genes(settings.genes), choose_device(settings.device))
+    signatures = SignatureScores.of(settings.signatures, model.ensemble)
+    return _Plan(settings, model, model.choose_genes(settings.genes), choose_device(settings.device), signatures)
+
+
+def _types(settings: SegmentSettings, source: Input, nuclei: NucleiSource) -> TypesOfRun | None:
+    """Return the cell-type models of a prediction."""
+    if not isinstance(settings, PredictSettings):
+        return None
+    return TypesOfRun.of(settings, source, own_nuclei=nuclei.are_own)
+
+
+def _kept(
+    settings: SegmentSettings, source: Input, nuclei: NucleiSource, plan: _Plan | None
+) -> AbstractContextManager[KeptBlocks]:
+    """Return where blocks are kept, which depend on the nuclei and on the model."""
+    model = None if plan is None else {"sha256": plan.model.sha256, "device": plan.device.type}
+    return kept_blocks(settings, source, {"segmenter or nuclei": nuclei.identity, "model": model})
 
 
 def _writer(settings: SegmentSettings, plan: _Plan | None, nuclei: NucleiSource) -> RunWriter:
@@ -236,12 +271,13 @@ def _stream(
     source: Input,
     nuclei: NucleiSource,
     plan: _Plan | None,
+    kept: KeptBlocks | None,
     watch: Stopwatch,
     on_progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> Iterator[tuple[CellChunk, Prediction | None]]:
     """Yield blocks of nuclei, with their prediction where there is a model."""
-    found = nuclei.chunks(threads=settings.threads, on_progress=on_progress, cancelled=cancelled)
+    found = nuclei.chunks(threads=settings.threads, kept=kept, on_progress=on_progress, cancelled=cancelled)
     chunks = watch.waiting("nuclei", found)
     if plan is None:
         for chunk in chunks:
@@ -251,14 +287,19 @@ def _stream(
     predictor = CellPredictor(
         slide=normalised(source.slide, source.mpp, target_of(plan.model.card)),
         mpp=source.mpp,
-        encoder=plan.model.encoder,
+        encoder=plan.model.encoder if kept is None else kept.encoder(plan.model.encoder),
         ensemble=plan.model.ensemble,
         device=plan.device,
         batch_size=plan.settings.batch_size or default_batch_size(plan.device),
         stride_um=plan.stride_um,
         interval_genes=plan.interval_genes,
     )
-    for chunk, prediction in predictor.predict(chunks, cancelled=cancelled, timed=watch.stage):
+    if plan.signatures is None:
+        predicted = predictor.predict(chunks, cancelled=cancelled, timed=watch.stage)
+    else:
+        scored = predictor.predict_scored(chunks, plan.signatures.scorer, cancelled=cancelled, timed=watch.stage)
+        predicted = plan.signatures.into(scored)
+    for chunk, prediction in predicted:
         for stage in ("nuclei", "encode", "heads"):
             watch.count(stage, len(chunk.cells))
         yield chunk, prediction
@@ -275,6 +316,7 @@ def _record(
         "device": "cpu" if plan is None else str(plan.device),
         "research_use": None if plan is None else plan.model.research_use,
         "warnings": warnings,
+        **({} if plan is None or plan.signatures is None else {"signatures": plan.signatures.record()}),
         "versions": versions(),
         "peak_memory_mib": peak_memory_mib(),
         **watch.record(),

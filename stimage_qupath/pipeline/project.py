@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from stimage_qupath import names
-from stimage_qupath.config import ProjectSettings
+from stimage_qupath.config import PredictSettings, ProjectSettings
 from stimage_qupath.errors import (
     AnnotationError,
     CancelledError,
-    DeviceMemoryError,
     ImageError,
     MissingPartError,
     OutputExistsError,
@@ -32,9 +31,10 @@ from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect import write_annotations
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checkpoint import Model, load_model
-from stimage_qupath.pipeline import predict
+from stimage_qupath.pipeline.executor import Task, absolute, run_all
 from stimage_qupath.pipeline.new_project import create_project
 from stimage_qupath.pipeline.record import versions
+from stimage_qupath.pipeline.signature_scores import SignatureScores
 from stimage_qupath.qupath.client import BridgeClient
 from stimage_qupath.qupath.guards import fingerprint, undo
 from stimage_qupath.qupath.qpproj import Project, ProjectImage, read_project
@@ -52,6 +52,9 @@ from stimage_qupath.results import (
 )
 from stimage_qupath.slide.calibration import pixel_size, require_square
 from stimage_qupath.slide.view import open_view
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KIND: Final = "project"
 UNSAFE: Final = re.compile(r"[^\w.-]+")
@@ -73,6 +76,11 @@ class _Row:
     warnings: list[str] = field(default_factory=list)
     written: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+
+    def fail(self, failure: StimageError) -> None:
+        """Note why the image failed."""
+        self.status = "failed"
+        self.error = {"type": type(failure).__name__, "message": str(failure), "exit_code": failure.exit_code}
 
     def record(self) -> dict[str, Any]:
         """Return the row as JSON can hold it."""
@@ -119,6 +127,7 @@ def run(
             raise UsageError(msg)
         model = load_model(settings.model)
         model.choose_genes(settings.genes)  # a wrong name is one error, not one an image
+        SignatureScores.of(settings.signatures, model.ensemble)
         _claim(settings)
         if settings.create_project:
             settings = replace(settings, write_back=create_project(settings, client))
@@ -127,33 +136,56 @@ def run(
         table = [_Row(image.id, image.name) for image in images]
         flow = _Flow(settings, model, project, path_maps, choose_source(project, client), client)
         failures: list[StimageError] = []
-        for number, (row, image) in enumerate(zip(table, images, strict=True)):
-            stop_if(cancelled)
-            on_progress("images", number, len(images), image.name)
-            failure = _attempt(flow, row, image, on_progress, cancelled)
-            failures += [failure] if failure else []
+        record = _write_table(settings, project, table)
+        for row, failure in _all(flow, table, images, on_progress, cancelled):
+            if failure is not None:
+                row.fail(failure)
+                failures.append(failure)
             record = _write_table(settings, project, table)
         on_progress("images", len(images), len(images), "")
     return _finish(record, table, failures)
 
 
-def _attempt(
-    flow: _Flow, row: _Row, image: ProjectImage, on_progress: ProgressCallback, cancelled: CancelCheck
-) -> StimageError | None:
-    """Do one image; its failure goes to its row, and back."""
+def _all(
+    flow: _Flow,
+    table: Sequence[_Row],
+    images: Sequence[ProjectImage],
+    on_progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> Iterator[tuple[_Row, StimageError | None]]:
+    """Yield each row once its image is done, with the failure if it failed."""
+    prepared: dict[int, _Prepared] = {}
+    unfit: list[tuple[_Row, StimageError | None]] = []
+
+    def tasks() -> Iterator[Task]:
+        for number, (row, image) in enumerate(zip(table, images, strict=True)):
+            stop_if(cancelled)
+            on_progress("images", number, len(images), image.name)
+            found, failure = _try(flow.prepare, row, image)
+            if found is None:
+                unfit.append((row, failure))
+            else:
+                prepared[number] = found
+                yield Task(number, image.name, found.settings)
+
+    for outcome in run_all(tasks(), flow.settings, flow.model, on_progress, cancelled):
+        yield from unfit
+        unfit.clear()
+        row, failure = table[outcome.number], outcome.failure
+        if outcome.record is not None:
+            _, failure = _try(flow.take, row, prepared[outcome.number], outcome.record, on_progress, cancelled)
+        yield row, failure
+    yield from unfit
+
+
+def _try(step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R | None, StimageError | None]:
+    """Return what a step returns, or why it failed; cancelling is no failure."""
     try:
-        flow.do(row, image, on_progress, cancelled)
+        return step(*args, **kwargs), None
     except CancelledError:
         raise
     except StimageError as error:
-        failure = error
-    except MemoryError:
-        failure = DeviceMemoryError("memory ran out; annotate a smaller region or pass a smaller --batch-size")
-    else:
-        return None
-    row.status = "failed"
-    row.error = {"type": type(failure).__name__, "message": str(failure), "exit_code": failure.exit_code}
-    return failure
+        return None, error
 
 
 def _finish(record: dict[str, Any], table: list[_Row], failures: list[StimageError]) -> dict[str, Any]:
@@ -171,6 +203,28 @@ def _finish(record: dict[str, Any], table: list[_Row], failures: list[StimageErr
 
 
 @dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An image that is ready to be predicted.
+
+    Attributes
+    ----------
+    image
+        As the project has it.
+    settings
+        Of its prediction.
+    before
+        Fingerprint of its data when they were read.
+    regions
+        How many were chosen.
+    """
+
+    image: ProjectImage
+    settings: PredictSettings
+    before: str | None
+    regions: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Flow:
     """What all images of a run share."""
 
@@ -181,15 +235,15 @@ class _Flow:
     source: ObjectSource
     client: BridgeClient | None
 
-    def do(self, row: _Row, image: ProjectImage, on_progress: ProgressCallback, cancelled: CancelCheck) -> None:
-        """Predict for one image and, on request, write it back."""
+    def prepare(self, row: _Row, image: ProjectImage) -> _Prepared | None:
+        """Read what the project says of an image; None where it has none of the chosen annotations."""
         path = find_image(self.project, image, self.path_maps)
         self._check_view(image)
         before = fingerprint(image.data_path)
         regions = self._regions(row, image)
         if regions is None:
             row.status = "skipped"
-            return
+            return None
         folder = self.settings.output / f"{image.id}-{UNSAFE.sub('_', image.name)[:80]}"
         annotations = self._save_regions(folder, regions)
         _check_size(path, image)
@@ -203,14 +257,25 @@ class _Flow:
             region_names=(),
             region_ids=(),
         )
-        record = predict.run(one, on_progress, cancelled, model=self.model)
-        row.run, row.cells, row.regions = folder.name, record["cells"], len(regions)
+        return _Prepared(image, absolute(one), before, len(regions))
+
+    def take(
+        self,
+        row: _Row,
+        prepared: _Prepared,
+        record: dict[str, Any],
+        on_progress: ProgressCallback,
+        cancelled: CancelCheck,
+    ) -> None:
+        """Note a finished prediction and, on request, write it back."""
+        folder = Path(record["output"])
+        row.run, row.cells, row.regions = folder.name, record["cells"], prepared.regions
         row.warnings += record["warnings"]
-        if row.cells > MANY_CELLS:
+        if row.cells is not None and row.cells > MANY_CELLS:
             row.warnings.append(f"{row.cells:,} objects make QuPath's window slow; annotate smaller regions to browse")
         if self.settings.write_back and self.client is not None:
             stop_if(cancelled)
-            row.written = self._write_back(image, folder, before, on_progress)
+            row.written = self._write_back(prepared.image, folder, prepared.before, on_progress)
         row.status = "done"
 
     def _check_view(self, image: ProjectImage) -> None:
@@ -313,10 +378,10 @@ def _claim(settings: ProjectSettings) -> None:
     output = settings.output
     with output_errors(output):
         there = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        if there and not settings.force:
+        if there and not (settings.force or settings.resume):
             msg = f"expected no {output} yet, found one; choose another output or force its replacement (--force)"
             raise OutputExistsError(msg)
-        if there and not _is_project_run(output):
+        if there and not settings.resume and not _is_project_run(output):
             msg = f"expected an earlier project run in {output} to replace, found something else; choose another output"
             raise OutputExistsError(msg)
         output.mkdir(parents=True, exist_ok=True)

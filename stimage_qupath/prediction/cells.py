@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 
 from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.models.ensemble import Ensemble
+from stimage_qupath.prediction.careful import CarefulEncoder
+from stimage_qupath.prediction.signatures import SignatureScorer
 from stimage_qupath.prediction.stream import Window, plan_windows, read_ahead
 from stimage_qupath.results import CancelCheck, Cells, Prediction, stop_if
+from stimage_qupath.signatures.scores import MemberScores
 from stimage_qupath.slide.reader import Slide
 
 DEFAULT_STRIDE_UM = 50.0
@@ -33,6 +36,7 @@ class Chunk(Protocol):
 
 
 ChunkT = TypeVar("ChunkT", bound=Chunk)
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +80,41 @@ class CellPredictor:
         timed
             ``timed(stage)`` is a context manager that books its time under ``stage``.
         """
+        for loaded, _, prediction in self._each(chunks, cancelled, timed):
+            yield loaded.chunk, prediction
+
+    def predict_scored(
+        self,
+        chunks: Iterable[ChunkT],
+        scorer: SignatureScorer,
+        *,
+        cancelled: CancelCheck,
+        timed: Callable[[str], AbstractContextManager[None]],
+    ) -> Iterator[tuple[ChunkT, Prediction, MemberScores]]:
+        """Yield each chunk with its prediction and its signature scores; arguments as for :meth:`predict`."""
+        for loaded, features, prediction in self._each(chunks, cancelled, timed):
+            with timed("signatures"):
+                scores = scorer(features)
+                if loaded.mix is not None:
+                    mixed = loaded.mix.values
+                    scores = MemberScores(mixed(scores.members), mixed(scores.aleatoric))
+            yield loaded.chunk, prediction, scores
+
+    def _each(
+        self, chunks: Iterable[ChunkT], cancelled: CancelCheck, timed: Callable[[str], AbstractContextManager[None]]
+    ) -> Iterator[tuple[_Loaded[ChunkT], NDArray[np.float32], Prediction]]:
+        """Yield each chunk with the features of its points and the prediction of its nuclei."""
+        careful = CarefulEncoder(self.encoder)
         with ThreadPoolExecutor(1, thread_name_prefix="pixels") as pool:
             jobs = (partial(self._load, chunk) for chunk in chunks)
             for loaded in read_ahead(jobs, pool, depth=1):
                 stop_if(cancelled)
                 with timed("encode"):
-                    features = self._encode(loaded, cancelled)
+                    features = self._encode(careful, loaded, cancelled)
                 with timed("heads"):
                     prediction = self.ensemble.predict(features, device=self.device, interval_genes=self.interval_genes)
                     prediction = prediction if loaded.mix is None else loaded.mix(prediction)
-                yield loaded.chunk, prediction
+                yield loaded, features, prediction
 
     def _load(self, chunk: ChunkT) -> _Loaded[ChunkT]:
         """Plan the windows of a chunk and read their pixels."""
@@ -95,10 +124,10 @@ class CellPredictor:
         windows = plan_windows(points, self.encoder.card, self.slide, self.mpp)
         return _Loaded(chunk, len(points), mix, windows, [window.read(self.slide) for window in windows])
 
-    def _encode(self, loaded: _Loaded[ChunkT], cancelled: CancelCheck) -> NDArray[np.float32]:
+    def _encode(self, encoder: CarefulEncoder, loaded: _Loaded[ChunkT], cancelled: CancelCheck) -> NDArray[np.float32]:
         features = np.empty((loaded.points, self.encoder.card.width), dtype=np.float32)
         for window, image in zip(loaded.windows, loaded.images, strict=True):
-            features[window.index] = self.encoder.encode(
+            features[window.index] = encoder.encode(
                 image, window.centres, device=self.device, batch_size=self.batch_size, cancelled=cancelled
             )
         return features
@@ -110,14 +139,46 @@ class _Loaded(Generic[ChunkT]):
 
     chunk: ChunkT
     points: int
-    mix: Callable[[Prediction], Prediction] | None
+    mix: Mix | None
     windows: list[Window]
     images: list[NDArray[np.uint8]]
 
 
-def interpolation(
-    points_px: NDArray[np.float64], stride_px: float
-) -> tuple[NDArray[np.float64], Callable[[Prediction], Prediction]]:
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Bilinear mix that carries values from the nodes of a grid to points.
+
+    Attributes
+    ----------
+    position
+        (place, 4) index of the nodes around each point.
+    weight
+        (place, 4) float32 share of each; they add up to 1.
+    """
+
+    position: NDArray[np.intp]
+    weight: NDArray[np.float32]
+
+    def values(self, values: NDArray[Floating]) -> NDArray[Floating]:
+        """Return values of the points; ``values`` are those of the nodes, (node, ...)."""
+        by_place = self.weight.reshape(*self.weight.shape, *[1] * (values.ndim - 1))
+        return np.asarray((values[self.position] * by_place).sum(axis=1))
+
+    def __call__(self, prediction: Prediction) -> Prediction:
+        """Return the prediction of the points."""
+        mixed = self.values
+        return Prediction(
+            mean=mixed(prediction.mean),
+            aleatoric=mixed(prediction.aleatoric),
+            epistemic=mixed(prediction.epistemic),
+            ood_score=mixed(prediction.ood_score),
+            p05=None if prediction.p05 is None else mixed(prediction.p05),
+            p95=None if prediction.p95 is None else mixed(prediction.p95),
+            high=None if prediction.high is None else mixed(prediction.high),
+        )
+
+
+def interpolation(points_px: NDArray[np.float64], stride_px: float) -> tuple[NDArray[np.float64], Mix]:
     """Return the grid nodes around some points, and the bilinear mix that carries predictions from nodes to points.
 
     The grid is anchored at the slide's corner, so that a point has the same four nodes in whatever company.
@@ -130,30 +191,12 @@ def interpolation(
         Spacing of the nodes, level-0 px.
     """
     if not len(points_px):
-        return points_px, lambda prediction: prediction
+        return points_px, Mix(np.empty((0, 4), dtype=np.intp), np.empty((0, 4), dtype=np.float32))
     grid = points_px / stride_px
     cell = np.floor(grid).astype(np.int64)
     fraction = grid - cell
     corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
     wanted = (cell[:, None, :] + corners).reshape(-1, 2)
     nodes, position = np.unique(wanted, axis=0, return_inverse=True)
-    position = position.reshape(-1, 4)
     share = np.where(corners[None] == 1, fraction[:, None, :], 1 - fraction[:, None, :])
-    weight = share.prod(axis=2).astype(np.float32)
-
-    def mixed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        by_place = weight.reshape(*weight.shape, *[1] * (values.ndim - 1))
-        return np.asarray((values[position] * by_place).sum(axis=1))
-
-    def mix(prediction: Prediction) -> Prediction:
-        return Prediction(
-            mean=mixed(prediction.mean),
-            aleatoric=mixed(prediction.aleatoric),
-            epistemic=mixed(prediction.epistemic),
-            ood_score=mixed(prediction.ood_score),
-            p05=None if prediction.p05 is None else mixed(prediction.p05),
-            p95=None if prediction.p95 is None else mixed(prediction.p95),
-            high=None if prediction.high is None else mixed(prediction.high),
-        )
-
-    return nodes * stride_px, mix
+    return nodes * stride_px, Mix(position.reshape(-1, 4), share.prod(axis=2).astype(np.float32))

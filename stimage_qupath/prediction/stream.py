@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from stimage_qupath.models.encoders import Encoder, EncoderCard
+from stimage_qupath.prediction.careful import CarefulEncoder
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress, stop_if
 from stimage_qupath.slide.reader import Slide
 
@@ -136,12 +137,12 @@ def encode_points(
     """
     windows = plan_windows(points_px, encoder.card, slide, mpp)
     features = np.empty((len(points_px), encoder.card.width), dtype=np.float32)
-    done = 0
+    careful, done = CarefulEncoder(encoder), 0
     with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
         images = read_ahead((partial(window.read, slide) for window in windows), pool, depth=threads)
         for window, image in zip(windows, images, strict=True):
             stop_if(cancelled)
-            features[window.index] = encoder.encode(
+            features[window.index] = careful.encode(
                 image, window.centres, device=device, batch_size=batch_size, cancelled=cancelled
             )
             done += len(window.index)

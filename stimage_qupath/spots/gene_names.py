@@ -14,10 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-import pandas as pd
-
 from stimage_qupath.errors import UsageError
 from stimage_qupath.spots.measurement import Measurement
+from stimage_qupath.word_table import read_words
 
 _ACCESSION: Final = re.compile(r"(ENS[A-Z]{0,6}G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 
@@ -57,7 +56,7 @@ def read_gene_table(path: Path) -> dict[str, str]:
     if not path.is_file():
         msg = f"expected a table of genes at {path}, found no file; pass a CSV with the columns gene_id,symbol"
         raise UsageError(msg)
-    table = pd.read_csv(path, sep="\t" if path.suffix in {".tsv", ".txt"} else ",", dtype=str, keep_default_na=False)
+    table = read_words(path, what="a table of genes", separator="\t" if path.suffix in {".tsv", ".txt"} else ",")
     if not {"gene_id", "symbol"} <= set(table.columns):
         msg = f"expected the columns gene_id and symbol in {path}, found {', '.join(table.columns)}"
         raise UsageError(msg)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from stimage_qupath.errors import UsageError
 from stimage_qupath.spots.anndata_sections import read_anndata
 from stimage_qupath.spots.gene_names import read_gene_table, with_symbols
@@ -19,6 +17,7 @@ from stimage_qupath.spots.spatialdata_sections import read_spatialdata
 from stimage_qupath.spots.visium import read_visium
 from stimage_qupath.spots.visium_hd import read_visium_hd
 from stimage_qupath.spots.xenium import NO_ALIGNMENT, read_xenium
+from stimage_qupath.word_table import read_words
 
 COLUMNS = ("section", "patient", "image", "counts", "spots", "platform", "mpp")
 OPTIONAL = ("spots", "mpp")
@@ -72,7 +71,7 @@ def read_dataset(table: Path, *, gene_table: Path | None = None) -> list[Section
     if not table.is_file():
         msg = f"expected a dataset table at {table}, found no file; pass a CSV with the columns {','.join(COLUMNS)}"
         raise UsageError(msg)
-    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows = read_words(table, what="a dataset table")
     missing = [c for c in COLUMNS if c not in rows.columns and c not in OPTIONAL]
     if missing or rows.empty:
         msg = (
@@ -105,7 +104,7 @@ def _read_row(row: dict[str, str], folder: Path, symbols: Mapping[str, str]) -> 
         measured = READERS[platform](_source(row, files, folder)).with_single_genes()
         measured = with_symbols(measured, symbols).with_single_genes()
         return _section(row, files["image"], measured)
-    except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, KeyError, OSError) as error:
         msg = f"section {row['section']} cannot be read: {error}"
         raise UsageError(msg) from error
 

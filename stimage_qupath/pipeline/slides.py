@@ -1,0 +1,184 @@
+"""A table of slides in, a run folder for each out, one after the other or on the processes of a dask cluster.
+
+``OUTPUT/run.json`` holds the table; it is written anew after each slide, so that an interrupted run still tells what
+was done. A slide that fails does not stop the others, and ``resume`` leaves out those that are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from stimage_qupath import names
+from stimage_qupath.config import SlidesSettings
+from stimage_qupath.errors import OutputExistsError, PartialFailureError, StimageError, UsageError
+from stimage_qupath.export.partial_folder import remove_leftovers
+from stimage_qupath.export.run_record import to_json
+from stimage_qupath.geojson_dialect.disk import output_errors
+from stimage_qupath.models.checkpoint import load_model
+from stimage_qupath.pipeline.executor import Outcome, Task, absolute, run_all
+from stimage_qupath.pipeline.record import versions
+from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress
+from stimage_qupath.word_table import read_words
+
+KIND: Final = "slides"
+COLUMNS: Final = ("image", "name", "annotations", "nuclei", "mpp")
+UNSAFE: Final = re.compile(r"[^\w.-]+")
+
+
+@dataclass(slots=True)
+class Row:
+    """One slide in the table of ``run.json``."""
+
+    name: str
+    image: str
+    status: str = "waiting"
+    run: str | None = None
+    cells: int | None = None
+    seconds: float | None = None
+    where: str | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    error: dict[str, Any] | None = None
+
+    def take(self, outcome: Outcome) -> None:
+        """Note what came of the slide."""
+        self.seconds, self.where = round(outcome.seconds, 3), outcome.where
+        if outcome.failure is not None:
+            kind, code = type(outcome.failure).__name__, outcome.failure.exit_code
+            self.status, self.error = "failed", {"type": kind, "message": str(outcome.failure), "exit_code": code}
+        elif outcome.record is not None:
+            self.status, self.cells = "done", outcome.record["cells"]
+            self.run, self.warnings = Path(outcome.record["output"]).name, list(outcome.record["warnings"])
+
+
+def run(
+    settings: SlidesSettings,
+    on_progress: ProgressCallback = no_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> dict[str, Any]:
+    """Predict for each slide of a table.
+
+    Parameters
+    ----------
+    settings
+        What to do.
+    on_progress, cancelled
+        Progress and cancellation; what is finished stays, and can be resumed.
+
+    Returns
+    -------
+    dict
+        The record as in ``OUTPUT/run.json``.
+
+    Raises
+    ------
+    PartialFailureError
+        Some slides failed; the others are done, the table says which.
+    StimageError
+        Of the kind that fits, where nothing could be done, or the only slide failed.
+    """
+    tasks = read_slides(settings)
+    model = load_model(settings.model)
+    model.choose_genes(settings.genes)  # a wrong name is one error, not one a slide
+    _claim(settings)
+    rows = [Row(task.name, str(task.settings.image)) for task in tasks]
+    outcomes = run_all(tasks, settings, model, on_progress, cancelled)
+    record = _write_table(settings, rows)
+    failures: list[StimageError] = []
+    for done, outcome in enumerate(outcomes, start=1):
+        rows[outcome.number].take(outcome)
+        failures += [outcome.failure] if outcome.failure else []
+        record = _write_table(settings, rows)
+        on_progress("slides", done, len(rows), rows[outcome.number].name)
+    remove_leftovers(settings.output)  # of workers that died
+    if failures and len(rows) == 1:
+        raise failures[0]
+    if failures:
+        named = "; ".join(f"{row.name}: {row.error['message']}" for row in rows if row.error)
+        msg = f"expected {len(rows)} slides to pass, found {len(failures)} failed ({named}); see {record['output']}"
+        raise PartialFailureError(msg)
+    return record
+
+
+def read_slides(settings: SlidesSettings) -> list[Task]:
+    """Return one task a row of the table ``settings.image``; paths in it are relative to it.
+
+    Raises
+    ------
+    UsageError
+        The table cannot be read, lacks ``image``, has other columns, or names two slides alike.
+    """
+    path = settings.image
+    table = read_words(path, what="a table of slides")
+    unknown = sorted(set(table.columns) - set(COLUMNS))
+    if "image" not in table.columns or unknown or table.empty:
+        found = f"{len(table)} rows with {', '.join(table.columns)}"
+        msg = f"expected rows with image and any of {', '.join(COLUMNS[1:])} in {path}, found {found}"
+        raise UsageError(msg)
+    rows = table.to_dict("records")
+    named = [UNSAFE.sub("_", row.get("name") or Path(row["image"]).stem)[:80] for row in rows]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        msg = f"expected another name for each slide in {path}, found {', '.join(twice)} twice; add a column name"
+        raise UsageError(msg)
+    return [_task(settings, number, name, row) for number, (name, row) in enumerate(zip(named, rows, strict=True))]
+
+
+def _task(settings: SlidesSettings, number: int, name: str, row: dict[str, str]) -> Task:
+    here = settings.image.resolve().parent
+
+    def path(column: str) -> Path | None:
+        return here / row[column] if row.get(column) else None
+
+    try:
+        mpp = float(row["mpp"]) if row.get("mpp") else None
+    except ValueError as error:
+        msg = f"expected um per pixel as mpp of slide {name}, found '{row['mpp']}'"
+        raise UsageError(msg) from error
+    changed = {"image": here / row["image"], "output": settings.output / name, "mpp": mpp}
+    changed |= {"annotations": path("annotations"), "nuclei": path("nuclei")}
+    return Task(number, name, absolute(settings.of_image(**changed)))
+
+
+def _claim(settings: SlidesSettings) -> None:
+    """Make the output folder; one that holds an earlier run of slides is taken up, or replaced slide by slide."""
+    output = settings.output
+    with output_errors(output):
+        there = output.exists() and (not output.is_dir() or any(output.iterdir()))
+        if there and not (settings.force or settings.resume):
+            msg = f"expected no {output} yet, found one; go on (--resume), replace it (--force), or choose another"
+            raise OutputExistsError(msg)
+        if there and not _is_slides_run(output):
+            msg = f"expected an earlier run of slides in {output}, found something else; choose another output"
+            raise OutputExistsError(msg)
+        output.mkdir(parents=True, exist_ok=True)
+
+
+def _is_slides_run(output: Path) -> bool:
+    try:
+        return bool(json.loads((output / names.RUN_JSON).read_text(encoding="utf-8")).get("kind") == KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_table(settings: SlidesSettings, rows: list[Row]) -> dict[str, Any]:
+    """Write ``run.json`` and return what is in it."""
+    record = {
+        "kind": KIND,
+        "command": settings.flow,
+        "settings": settings.to_dict(),
+        "images": [dataclasses.asdict(row) for row in rows],
+        "cells": sum(row.cells or 0 for row in rows),
+        "versions": versions(),
+        "output": str(settings.output),
+    }
+    path = settings.output / names.RUN_JSON
+    with output_errors(path):
+        partial = path.with_name(path.name + names.PARTIAL_SUFFIX)
+        partial.write_bytes(to_json(record))
+        partial.replace(path)
+    return record
