@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from stimage_qupath.errors import OutputExistsError, UsageError
 from stimage_qupath.geojson_dialect.disk import output_errors
 
 MANIFEST: Final = "manifest.json"
+
+Block: TypeAlias = tuple[int | str, ...]
+"""Row and column, and where a flow has several kinds of blocks what tells them apart: parts of a file name."""
 
 
 class BlockStore:
@@ -51,11 +54,11 @@ class BlockStore:
             folder.mkdir(parents=True, exist_ok=True)
             _write_whole(folder / MANIFEST, json.dumps(wanted, indent=2).encode())
 
-    def __contains__(self, block: tuple[int, int]) -> bool:
-        """Return whether the block at (row, column) is finished."""
+    def __contains__(self, block: Block) -> bool:
+        """Return whether a block is finished."""
         return self._path(block).is_file()
 
-    def save(self, block: tuple[int, int], arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save(self, block: Block, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep the arrays of a block; OutputError if the disk is full."""
         path = self._path(block)
         draft = path.with_suffix(".draft")
@@ -64,17 +67,17 @@ class BlockStore:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # its other arguments are flags
             draft.replace(path)
 
-    def load(self, block: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    def load(self, block: Block) -> dict[str, NDArray[Any]]:
         """Return the arrays of a finished block."""
-        with np.load(self._path(block), allow_pickle=False) as arrays:
+        with self._path(block).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def remove(self) -> None:
         """Remove the folder: the flow is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, block: tuple[int, int]) -> Path:
-        return self.folder / f"block_{block[0]}_{block[1]}.npz"
+    def _path(self, block: Block) -> Path:
+        return self.folder / f"block_{'_'.join(map(str, block))}.npz"
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -86,7 +89,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        msg = f"expected the blocks of an interrupted explanation in {folder}, found something else; move it away"
+        msg = f"expected the blocks of an interrupted flow in {folder}, found something else; move it away"
         raise OutputExistsError(msg)
     return found
 

@@ -24,11 +24,14 @@ OWN_FILES: Final = (
     *CELL_FILES,
     names.RUN_JSON,
     OWNER_FILE,
-    "report.html",
+    names.REPORT_HTML,
+    names.SPATIAL_JSON,
     names.OVERVIEW_PNG.format(gene="*"),
     names.ATTRIBUTION_JSON,
     names.ATTRIBUTION_PNG.format(what="*"),
     names.ATTRIBUTION_BACKGROUND,
+    names.LATENT_PNG.format(what="*"),
+    names.LATENT_PARQUET,
 )
 """What a run folder may hold and still be replaced."""
 DESKTOP_FILES: Final = (".DS_Store", "._*", "Thumbs.db", "desktop.ini")

@@ -107,6 +107,9 @@ def table_column(measurement: str) -> str:
     """
     if measurement in names.TABLE_COLUMN:
         return names.TABLE_COLUMN[measurement]
+    of_type = names.type_column(measurement)
+    if of_type is not None:
+        return of_type
     text = measurement.removeprefix(names.PREFIX)
     gene, _, quantity = text.rpartition(": ")
     if text != measurement and gene and quantity in GENE_QUANTITIES:

@@ -18,7 +18,7 @@ ROLES = ("best", "median", "worst")
 
 
 def genes_table(scored: Sequence[ScoredSection]) -> pd.DataFrame:
-    """Return one row a section and gene: training mean, residual correlation with its interval, coverage, CRPS."""
+    """Return one row a section and gene: training mean, residual correlation, coverage, CRPS, Moran's I."""
     tables = []
     for one in scored:
         low, high = np.nanpercentile(np.nan_to_num(one.residual_pcc[1:]), [2.5, 97.5], axis=0)
@@ -33,10 +33,19 @@ def genes_table(scored: Sequence[ScoredSection]) -> pd.DataFrame:
                     "pcc_residual_high": high,
                     "coverage_0.9": (np.abs(one.pit - 0.5) <= 0.45).mean(axis=0),
                     "crps": one.crps,
+                    **_patterns(one),
                 }
             )
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def _patterns(one: ScoredSection) -> dict[str, Any]:
+    """Return Moran's I of each gene, measured, predicted and of both together."""
+    of = one.patterns
+    columns = (None, None, None) if of is None else (of.measured, of.predicted, of.both)
+    names = ("moran_measured", "moran_predicted", "bivariate_moran")
+    return {name: np.nan if values is None else values for name, values in zip(names, columns, strict=True)}
 
 
 def write_report(path: Path, evaluation: Mapping[str, Any], scored: Sequence[ScoredSection]) -> None:

@@ -13,6 +13,7 @@ from stimage_qupath.models.checks import collapsed_ensemble, constant_output
 from stimage_qupath.models.ensemble import Ensemble
 from stimage_qupath.models.negative_binomial import LOG_MEAN_RANGE
 from stimage_qupath.pipeline.high import HighBaselines, score_high
+from stimage_qupath.pipeline.spot_patterns import SpotPatterns, spot_patterns
 from stimage_qupath.results import Panel
 from stimage_qupath.training.dataset import EncodedSection
 from stimage_qupath.validation.baselines import BaselinePrediction, FittedBaselines, Spots
@@ -99,6 +100,8 @@ class ScoredSection:
         Sparsification.
     crps
         (gene,) mean.
+    patterns
+        Patterns in space, or None where there are too few spots.
     """
 
     case: Case
@@ -111,6 +114,7 @@ class ScoredSection:
     pit: Float
     risk: RiskCoverage
     crps: Float
+    patterns: SpotPatterns | None = None
 
 
 def mixture_of(ensemble: Ensemble, features: NDArray[np.float32]) -> CountMixture:
@@ -139,6 +143,7 @@ def score_section(case: Case, *, replicates: int, seed: int) -> ScoredSection:
     mean = mixture.expected
     scored = score_counts(mixture.at_depth(case.size), case.measured.counts, level_map=level_map_of(case.ensemble))
     risk = _risk(case, scorer, mixture, seed=seed)
+    patterns = spot_patterns(case.measured, case.rates, mean)
     point = scorer.point(mean) | {"crps_mean": scorer.bootstrap.figure(scored.crps)}
     figures = {
         **_said_of(case, scorer, mean),
@@ -149,6 +154,7 @@ def score_section(case: Case, *, replicates: int, seed: int) -> ScoredSection:
         **_certainty(case, scorer, mixture),
         **_log_counts(case),
         "high": _high(case, mixture, scorer),
+        **({} if patterns is None else {"spatial": patterns.figures()}),
         "warnings": constant_output(np.log(mean), case.panel.genes) + collapsed_ensemble(np.log(mixture.mean)),
     }
     baselines, baseline_points = _baselines(case, scorer, point, seed=seed)
@@ -163,6 +169,7 @@ def score_section(case: Case, *, replicates: int, seed: int) -> ScoredSection:
         pit=randomised_pit(scored.cdf, scored.cdf_below, seed=seed),
         risk=risk,
         crps=scored.crps.mean(axis=0),
+        patterns=patterns,
     )
 
 

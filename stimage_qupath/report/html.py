@@ -145,6 +145,7 @@ def _tables(evaluation: Mapping[str, Any]) -> list[Table]:
         _high(sections),
         _coverage(sections),
         _uncertainty(sections),
+        _spatial(sections),
         *_perturbed(evaluation),
     ]
 
@@ -244,6 +245,26 @@ def _uncertainty(sections: Mapping[str, Any]) -> Table:
     return Table(
         "Does the uncertainty know where the error is? AUSE: 0 perfect, 1 random. Rank correlations", columns, rows
     )
+
+
+def _spatial(sections: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            name,
+            f"{of['moran_measured_mean']:.3f}",
+            f"{of['moran_predicted_mean']:.3f}",
+            f"{of['bivariate_moran_mean']:.3f}",
+            f"{of['measured_patterned']:.0%}",
+            "–" if of["agreement"] is None else f"{of['agreement']:.3f}",
+        ]
+        for name, of in ((name, figures["spatial"]) for name, figures in sections.items() if "spatial" in figures)
+    ]
+    columns = ["", "measured", "predicted", "predicted and measured", "genes patterned", "rank correlation over genes"]
+    caption = (
+        "Patterns in space: Moran's I over neighbouring spots, mean over genes. Predictions are smooth by "
+        "construction; that genes patterned in the measurement are so in the prediction is in the last column"
+    )
+    return Table(caption, columns, rows, leads=False)
 
 
 def _perturbed(evaluation: Mapping[str, Any]) -> list[Table]:

@@ -27,8 +27,19 @@ UNSAFE = '<>:"/\\|?*'
 
 def overview_name(gene: str) -> str:
     """Return the file name of a gene's picture; characters no file name may hold become ``_``."""
-    safe = "".join("_" if c in UNSAFE or ord(c) < 32 else c for c in gene)
-    return names.OVERVIEW_PNG.format(gene=safe)
+    return names.OVERVIEW_PNG.format(gene=safe_in_file_names(gene))
+
+
+def safe_in_file_names(text: str) -> str:
+    """Return ``text`` with characters that no file name may hold as ``_``."""
+    return "".join("_" if c in UNSAFE or ord(c) < 32 else c for c in text)
+
+
+def thumbnail(slide: Slide) -> tuple[NDArray[np.uint8], float]:
+    """Return a small picture of an open slide, (height, width, 3), and its level-0 px a pixel."""
+    downsample = max(1.0, max(slide.width, slide.height) / LONG_SIDE_PX)
+    size = max(1, int(slide.width / downsample)), max(1, int(slide.height / downsample))
+    return slide.read_region(0, 0, width=size[0], height=size[1], downsample=downsample), downsample
 
 
 def draw_overviews(
@@ -53,9 +64,7 @@ def draw_overviews(
     """
     if not genes:
         return
-    downsample = max(1.0, max(slide.width, slide.height) / LONG_SIDE_PX)
-    size = max(1, int(slide.width / downsample)), max(1, int(slide.height / downsample))
-    background = slide.read_region(0, 0, width=size[0], height=size[1], downsample=downsample)
+    background, downsample = thumbnail(slide)
     step = -(-len(table) // MOST_DOTS) or 1
     shown = table.iloc[::step]
     for gene in genes:

@@ -58,7 +58,8 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
 
 
-def _axes(width: float = 4.2, height: float = 3.0) -> tuple[Figure, Axes]:
+def plot_axes(width: float = 4.2, height: float = 3.0) -> tuple[Figure, Axes]:
+    """Return an empty figure of that size in inches, transparent and in the reader's own ink."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
     axes = figure.add_subplot()
     _ink(axes)
@@ -77,7 +78,8 @@ def _ink(axes: Axes) -> None:
         label.set_fontsize(9)
 
 
-def _legend(axes: Axes) -> None:
+def plot_legend(axes: Axes) -> None:
+    """Add a legend in the reader's own ink."""
     legend = axes.legend(fontsize=7, frameon=False)
     for text in legend.get_texts():
         text.set_color(INK)
@@ -85,49 +87,49 @@ def _legend(axes: Axes) -> None:
 
 def pcc_distribution(pcc: Mapping[str, Float]) -> str:
     """Return histograms of the residual correlation of each gene, one line a section."""
-    figure, axes = _axes()
+    figure, axes = plot_axes()
     values = np.concatenate([v[np.isfinite(v)] for v in pcc.values()])
     bins = np.linspace(min(-0.2, float(values.min(initial=0))), max(0.4, float(values.max(initial=0))), 41).tolist()
     for (name, of), colour in zip(pcc.items(), _colours(len(pcc)), strict=True):
         axes.hist(of[np.isfinite(of)], bins=bins, histtype="step", color=colour, label=name)
     axes.axvline(0, color=INK, linewidth=0.7)
     axes.set(xlabel="correlation with Pearson residuals", ylabel="genes")
-    _legend(axes)
+    plot_legend(axes)
     return data_uri(figure)
 
 
 def coverage_curves(coverage: Mapping[str, Mapping[str, float]]) -> str:
     """Return randomised coverage against the level, one line a section."""
-    figure, axes = _axes()
+    figure, axes = plot_axes()
     axes.plot([0.4, 1], [0.4, 1], color=INK, linewidth=0.7, linestyle=":", label="exact")
     for (name, of), colour in zip(coverage.items(), _colours(len(coverage)), strict=True):
         levels = [float(level) for level in of]
         axes.plot(levels, list(of.values()), marker="o", markersize=3, color=colour, label=name)
     axes.set(xlabel="level of the interval", ylabel="counts inside", xlim=(0.45, 1), ylim=(0.4, 1))
-    _legend(axes)
+    plot_legend(axes)
     return data_uri(figure)
 
 
 def pit_histogram(pit: Mapping[str, Sequence[float]]) -> str:
     """Return the histogram of the randomised transform, one line a section; flat where all is right."""
-    figure, axes = _axes()
+    figure, axes = plot_axes()
     for (name, of), colour in zip(pit.items(), _colours(len(pit)), strict=True):
         axes.stairs(np.asarray(of) * len(of), np.linspace(0, 1, len(of) + 1), color=colour, label=name)
     axes.axhline(1, color=INK, linewidth=0.7, linestyle=":")
     axes.set(xlabel="predicted level of the measured count", ylabel="density", ylim=(0, None))
-    _legend(axes)
+    plot_legend(axes)
     return data_uri(figure)
 
 
 def risk_curves(kept: Float, curves: Mapping[str, Float], title: str) -> str:
     """Return the error of the spots that are kept when the least certain ones are left out."""
-    figure, axes = _axes()
+    figure, axes = plot_axes()
     colours = {"oracle": GREY, "predicted_mean": ORANGE, "total_sd": BLUE}
     for name, curve in curves.items():
         axes.plot(kept, curve, color=colours.get(name, GREEN), label=name.replace("_", " "))
     axes.axhline(1, color=INK, linewidth=0.7, linestyle=":", label="random")
     axes.set(xlabel="spots kept", ylabel="error over that of all", title=title, ylim=(0, None))
-    _legend(axes)
+    plot_legend(axes)
     return data_uri(figure)
 
 
@@ -141,7 +143,7 @@ def forest(rows: Mapping[str, tuple[float, tuple[float, float] | None]], *, emph
     emphasised
         Names drawn in the other colour.
     """
-    figure, axes = _axes(5.6, 0.7 + 0.24 * len(rows))
+    figure, axes = plot_axes(5.6, 0.7 + 0.24 * len(rows))
     for place, (name, (value, interval)) in enumerate(rows.items()):
         colour = ORANGE if name in emphasised else BLUE
         if interval is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stimage_qupath.report import plots
+from stimage_qupath.report.enrichment import enrichment_pictures, enrichment_tables
 from stimage_qupath.report.html import Picture, Table, render
 
 LIMITS = (
@@ -37,7 +38,7 @@ def validation_page(validation: Mapping[str, Any]) -> str:
         evaluation={**validation, "research_use": f"{validation['research_use']} {validation['note']}"},
         facts=_facts(validation),
         tables=tables,
-        pictures=_pictures(validation),
+        pictures=validation_pictures(validation),
         maps={},
         limits=LIMITS,
     )
@@ -102,7 +103,7 @@ def _tables(validation: Mapping[str, Any]) -> list[Table]:
         tables += [_separation(name, of), _uncertainty(name, of)]
     if validation["labels"]:
         tables.append(_confusion("Labels of nuclei (rows) and predicted types (columns)", validation["labels"]))
-    return tables + _second(validation["second"])
+    return tables + enrichment_tables(validation.get("attribution")) + _second(validation["second"])
 
 
 def _separation(name: str, of: Mapping[str, Any]) -> Table:
@@ -187,7 +188,8 @@ def _second(second: Mapping[str, Any] | None) -> list[Table]:
     return tables
 
 
-def _pictures(validation: Mapping[str, Any]) -> list[Picture]:
+def validation_pictures(validation: Mapping[str, Any]) -> list[Picture]:
+    """Return the AUROC of each gene and baseline, one picture a class, and where nuclei of high attribution lie."""
     found = []
     for name, of in validation["classes"].items():
         figures = _aurocs(of)
@@ -203,4 +205,4 @@ def _pictures(validation: Mapping[str, Any]) -> list[Picture]:
                 f"AUROC of {name}: {said}.",
             )
         )
-    return found
+    return found + enrichment_pictures(validation.get("attribution"))
