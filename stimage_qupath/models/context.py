@@ -1,4 +1,7 @@
-"""Maps of a convolutional trunk averaged over windows of several physical sizes around each nucleus: ``context``.
+"""Maps of a convolutional trunk averaged over windows of several physical sizes around each nucleus.
+
+``context`` looks at tissue, 200 and 400 um at 1 um a pixel; ``nucleus`` at a nucleus and those around it, 12 and 80 um
+at half a micrometre a pixel.
 
 The trunk runs once over a block of the slide, however many nuclei lie in it; a nucleus costs a lookup. Means say what
 the tissue is like there, standard deviations how mixed it is. Every step is differentiable with respect to the pixels.
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from stimage_qupath.models.encoders import CONTEXT, EncoderCard, card_fingerprint
+from stimage_qupath.models.encoders import CONTEXT, NUCLEUS, EncoderCard, card_fingerprint
 from stimage_qupath.models.mobilenet import ALIGN_PX, LICENCE, REACH_PX, SOURCE, TAPS, load_trunk
 from stimage_qupath.models.tile_encoder import weights_sha256
 from stimage_qupath.results import stop_if
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 MPP = 1.0
 WINDOWS_UM = (200, 400)
 """A spot with its neighbourhood, and the surrounding tissue compartment."""
+NUCLEUS_MPP = 0.5
+NUCLEUS_WINDOWS_UM = (12, 80)
+"""A nucleus with its rim, and the dozens around it; chosen among 4 to 80 um by blocks of tissue that were left out."""
 ZERO_LEVEL, LEVEL_SCALE = 128, 1 / 128
 """The weights were trained on (level - 128) / 128."""
 PLACES_AT_ONCE = 4096
@@ -39,24 +45,34 @@ SPREAD_FLOOR = 1e-6
 
 
 class ContextEncoder:
-    """Means and standard deviations of MobileNetV2's middle maps over 200 and 400 um, (place, 768).
+    """Means and standard deviations of MobileNetV2's middle maps over windows, (place, 384 x windows).
 
     Parameters
     ----------
     weights
         File of the trunk's weights; None takes those that ship.
+    name, mpp, windows_um
+        What it is called, the pixel size it reads and the sides of the windows.
     """
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        name: str = CONTEXT,
+        mpp: float = MPP,
+        windows_um: tuple[int, ...] = WINDOWS_UM,
+    ) -> None:
         self.trunk, sha256 = load_trunk(weights)
+        self.windows_px = tuple(side / mpp for side in windows_um)
         self.card = EncoderCard(
-            name=CONTEXT,
+            name=name,
             source=SOURCE,
             licence=LICENCE,
             gated=False,
-            mpp=MPP,
-            tile_px=max(WINDOWS_UM) + 2 * (REACH_PX + ALIGN_PX),
-            width=2 * len(WINDOWS_UM) * sum(tap.channels for tap in TAPS),
+            mpp=mpp,
+            tile_px=round(max(self.windows_px)) + 2 * (REACH_PX + ALIGN_PX),
+            width=2 * len(windows_um) * sum(tap.channels for tap in TAPS),
             pads_edges=False,
             align_px=ALIGN_PX,
             weights_sha256=sha256,
@@ -98,22 +114,29 @@ class ContextEncoder:
         Parameters
         ----------
         image
-            (3, height, width) levels 0-255 as float, at ``MPP``.
+            (3, height, width) levels 0-255 as float, at ``card.mpp``.
         centres
             (place, 2) x and y in pixels of ``image``.
 
         Returns
         -------
         Tensor
-            (place, 768): for each tap and window its means, then its standard deviations.
+            (place, ``card.width``): for each tap and window its means, then its standard deviations.
         """
         x = ((image - ZERO_LEVEL) * LEVEL_SCALE)[None].contiguous(memory_format=torch.channels_last)
         parts: list[Tensor] = []
         for tap, maps in zip(TAPS, self.trunk(x), strict=True):
             # The windows of the convolutions hang to the right: output j is centred on pixel stride * j + stride - 1.
             position = (centres + 0.5) / tap.stride - 1
-            parts.extend(_window_statistics(maps[0], position, round_to_odd(side / tap.stride)) for side in WINDOWS_UM)
+            parts.extend(
+                _window_statistics(maps[0], position, round_to_odd(side / tap.stride)) for side in self.windows_px
+            )
         return torch.cat(parts, dim=1)
+
+
+def nucleus_encoder(weights: Path | None = None) -> ContextEncoder:
+    """Return the encoder ``nucleus``: the same maps over windows of the size of a nucleus, (place, 768)."""
+    return ContextEncoder(weights, name=NUCLEUS, mpp=NUCLEUS_MPP, windows_um=NUCLEUS_WINDOWS_UM)
 
 
 def round_to_odd(cells: float) -> int:

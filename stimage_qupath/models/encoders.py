@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COLOUR = "colour"
 CONTEXT = "context"
+NUCLEUS = "nucleus"
 TIMM_PREFIX = "timm:"
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "bfloat16", "float16")
@@ -37,7 +38,7 @@ class EncoderCard:
     Attributes
     ----------
     name
-        ``context``, ``colour``, ``timm:<model>`` or a name of the registry.
+        ``context``, ``nucleus``, ``colour``, ``timm:<model>`` or a name of the registry.
     source
         Where weights and method come from.
     licence
@@ -173,7 +174,7 @@ def encoder_names() -> tuple[str, ...]:
     """Return the names that :func:`load_encoder` knows, without those of timm."""
     from stimage_qupath.models.encoder_cards import registered_encoders
 
-    return (CONTEXT, COLOUR, *registered_encoders())
+    return (CONTEXT, NUCLEUS, COLOUR, *registered_encoders())
 
 
 def load_encoder(
@@ -189,7 +190,7 @@ def load_encoder(
     Parameters
     ----------
     name
-        ``context``, ``colour``, a name of the registry such as ``uni2-h`` (``stimage-qupath encoders`` lists them), or
+        ``context``, ``nucleus``, ``colour``, a name of the registry such as ``uni2-h`` (``stimage-qupath encoders`` lists them), or
         ``timm:`` and the name of any timm model, for example ``timm:resnet50.a1_in1k``; or several of those, joined by
         ``+``, whose features then lie in a row.
     weights
@@ -220,6 +221,10 @@ def load_encoder(
         from stimage_qupath.models.context import ContextEncoder
 
         return ContextEncoder(None if weights is None else Path(weights))
+    if name == NUCLEUS:
+        from stimage_qupath.models.context import nucleus_encoder
+
+        return nucleus_encoder(None if weights is None else Path(weights))
     if name == COLOUR:
         from stimage_qupath.models.colour import ColourEncoder
 
