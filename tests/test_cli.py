@@ -11,11 +11,12 @@ import sys
 import time
 
 import pytest
+import typer
 from PIL import Image
 
 from stimage_qupath import cli
 
-COMMANDS = ("doctor", "demo", "segment", "predict", "train", "evaluate")
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import typer
 
 from stimage_qupath import cli, errors
 
@@ -41,7 +42,7 @@ def test_the_first_block_holds_the_two_commands():
 
 
 def test_options_in_the_readme_exist(capsys):
-    for command in ("predict", "train", "train-nuclei", "evaluate", "explain", "validate", "install-scripts"):
+    for command in typer.main.get_command(cli.app).commands:
         cli.run([command, "--help"])
     helped = capsys.readouterr().out
     for option in set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", README)) - {"--index-url"}:

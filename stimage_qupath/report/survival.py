@@ -37,7 +37,7 @@ def survival_page(survival: Mapping[str, Any], drawn: Sequence[Drawn]) -> str:
     """
     return render(
         title="Expression and survival",
-        evaluation={**survival, "research_use": f"{survival['research_use']} {' '.join(survival['verdict'])}"},
+        evaluation=survival,
         facts=_facts(survival),
         tables=[table for table in _tables(survival) if table.rows],
         pictures=[Picture(one.uri, one.caption, one.caption) for one in drawn],
@@ -110,7 +110,7 @@ def _tables(survival: Mapping[str, Any]) -> list[Table]:
 
 def _order(survival: Mapping[str, Any]) -> Table:
     horizons = survival["horizons"]
-    columns = ["", "C", "p (permuted)", "null C, mean ± SE", "Uno's C", *(f"AUC at {h:g}" for h in horizons)]
+    columns = ["", "C", "p (permuted)", "null C, mean ± SE", "Uno's C", *(f"AUC at {h:.4g}" for h in horizons)]
     columns += ["C, band of uncertain input", "p, hazards not proportional"]
     rows = []
     for name, model in survival["models"].items():
@@ -166,7 +166,7 @@ def _calibration(models: Mapping[str, Any]) -> Table:
         if of is not None:
             whole = of["overall"]
             cells = [f"{whole['predicted']:.3f}", f"{whole['observed']:.3f}", f"{of['mean_error']:.3f}"]
-            rows.append([name, f"{of['horizon']:g}", *cells, interval(model["calibration_slope"])])
+            rows.append([name, f"{of['horizon']:.4g}", *cells, interval(model["calibration_slope"])])
     columns = ["", "horizon", "predicted survival", "observed", "mean error over quarters", "slope (1 is right)"]
     return Table("Calibration", columns, rows, leads=False)
 
@@ -187,7 +187,7 @@ def _external(survival: Mapping[str, Any]) -> list[Table]:
     if external is None:
         return []
     models = external["models"]
-    columns = ["", "C", "Uno's C", *(f"AUC at {h:g}" for h in survival["horizons"])]
+    columns = ["", "C", "Uno's C", *(f"AUC at {h:.4g}" for h in survival["horizons"])]
     rows = [
         [name, interval(model["c"]), interval(model["uno_c"]), *(interval(auc) for auc in model["auc"])]
         for name, model in models.items()

@@ -37,7 +37,7 @@ def pictures(survival: Mapping[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         caption = f"{name}: patients by the risk of models that have not seen them; {said}."
         yield f"groups_{stem}", caption, kaplan_meier(model["groups"], model["band"], unit)
         if model["calibration"] is not None:
-            caption = f"{name}: survival at {model['calibration']['horizon']:g} {unit}, predicted and observed."
+            caption = f"{name}: survival at {model['calibration']['horizon']:.4g} {unit}, predicted and observed."
             yield f"calibration_{stem}", caption, calibration(model["calibration"])
     if survival["external"] is not None:
         for name, model in survival["external"]["models"].items():
