@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stimage_qupath.attribution import context_maps
 from stimage_qupath.errors import UsageError
-from stimage_qupath.models import colour, context, mobilenet
+from stimage_qupath.models import colour, context
 from stimage_qupath.models.encoders import Encoder, EncoderCard
+from stimage_qupath.models.mobilenet_changes import ChangedMap
 from stimage_qupath.models.tile_encoder import TileEncoder
 
 SPILL_PX = 64
@@ -86,9 +88,33 @@ class LocalEncoder(Protocol):
         ...
 
 
+class RememberedMaps(Protocol):
+    """The maps of a picture, from which those of the picture with a part changed follow.
+
+    Attributes
+    ----------
+    moments
+        The maps and behind them their squares, (2 x channel, row, column).
+    """
+
+    moments: tuple[Tensor, ...]
+
+    def changed(self, corners: Tensor, pictures: Tensor) -> list[ChangedMap]:
+        """Return the maps around parts that changed, each alone.
+
+        Parameters
+        ----------
+        corners
+            (part, 2) int64, x and y of the parts' corners in steps of the encoder's ``align_px``.
+        pictures
+            (part, 3, height, width) float32, 0-255: what is there instead; sides are multiples of ``align_px``.
+        """
+        ...
+
+
 @runtime_checkable
 class PooledEncoder(Protocol):
-    """An encoder whose features are a function of averages of maps over windows.
+    """An encoder whose features are means and standard deviations of maps over windows.
 
     Attributes
     ----------
@@ -105,7 +131,19 @@ class PooledEncoder(Protocol):
     strides_px: tuple[int, ...]
 
     def moments(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the averaged quantities, (channel, row, column) of each map, of (3, height, width), 0-255."""
+        """Return the maps and behind them their squares, (2 x channel, row, column), of (3, height, width), 0-255."""
+        ...
+
+    def remember(self, image: Tensor, area: NDArray[np.intp]) -> RememberedMaps:
+        """Return the maps of an image, for pictures that differ from it in parts.
+
+        Parameters
+        ----------
+        image
+            (3, height, width), 0-255.
+        area
+            (2, 2) left and top, right and bottom of where the parts lie, pixels.
+        """
         ...
 
     def weights(self, index: int, centres: Tensor, cells: int) -> Tensor:
@@ -123,11 +161,26 @@ class PooledEncoder(Protocol):
         ...
 
     def statistics(self, means: tuple[Tensor, ...]) -> Tensor:
-        """Return features, (place, feature), of window averages, (place, window, channel) of each map."""
+        """Return features, (place, feature): of each map and window the means, then the standard deviations.
+
+        Parameters
+        ----------
+        means
+            (place, window, 2 x channel) window averages of the moments of each map.
+        """
         ...
 
-    def positions(self, index: int, cells: Tensor) -> Tensor:
-        """Return where cells of a map are centred, pixels, given their row or column numbers."""
+    def slopes(self, means: Tensor) -> Tensor:
+        """Return how features follow the window averages of one map, (place, window, 3, channel).
+
+        The slope of a mean with respect to the average of the map, and of a standard deviation with respect to the
+        averages of the map and of its square.
+
+        Parameters
+        ----------
+        means
+            (place, window, 2 x channel) of that map.
+        """
         ...
 
 
@@ -142,7 +195,7 @@ def as_differentiable(encoder: Encoder) -> DifferentiableEncoder:
     if isinstance(encoder, TileEncoder):
         return DifferentiableTiles(encoder)
     if isinstance(encoder, context.ContextEncoder):
-        return DifferentiableContext(encoder)
+        return context_maps.DifferentiableContext(encoder)
     if isinstance(encoder, DifferentiableEncoder):
         return encoder
     msg = (
@@ -162,7 +215,7 @@ def as_local(encoder: Encoder) -> LocalEncoder | None:
 def as_pooled(encoder: Encoder) -> PooledEncoder | None:
     """Return ``encoder`` as one of averaged maps, or None where it is none."""
     if isinstance(encoder, context.ContextEncoder):
-        return ContextMoments(encoder)
+        return context_maps.ContextMoments(encoder)
     return encoder if isinstance(encoder, PooledEncoder) else None
 
 
@@ -198,7 +251,7 @@ class DifferentiableTiles:
         side = self.card.tile_px
         corners = torch.floor(centres - side / 2 + 0.5).long().tolist()
         tiles = torch.cat([images[:, :, y : y + side, x : x + side] for x, y in corners])
-        return self._encoder._features(tiles).view(len(corners), len(images), -1).transpose(0, 1)
+        return self._encoder.features(tiles).view(len(corners), len(images), -1).transpose(0, 1)
 
     def network(self) -> torch.nn.Module:
         """See :class:`DifferentiableEncoder`."""
@@ -215,76 +268,12 @@ class ColourMaps:
 
     def maps(self, image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """See :class:`LocalEncoder`."""
-        return colour._channels(image)
+        return colour.pixel_maps(image)
 
     def corners(self, centres: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.intp]:
         """See :class:`LocalEncoder`."""
-        return np.stack([colour._corners(centres, side, shape[:2]) for side in colour.WINDOWS_UM])
+        return np.stack([colour.window_corners(centres, side, shape[:2]) for side in colour.WINDOWS_UM])
 
     def statistics(self, means: NDArray[np.float64]) -> NDArray[np.float32]:
         """See :class:`LocalEncoder`."""
-        return np.concatenate([colour._statistics(means[:, w]) for w in range(means.shape[1])], axis=1)
-
-
-class DifferentiableContext:
-    """The encoder ``context``, asked for several pictures."""
-
-    whole_image = True
-
-    def __init__(self, encoder: context.ContextEncoder) -> None:
-        self.card = encoder.card
-        self._encoder = encoder
-
-    def features(self, images: Tensor, centres: Tensor) -> Tensor:
-        """See :class:`DifferentiableEncoder`."""
-        self._encoder.trunk.to(images.device)
-        return torch.stack([self._encoder.features(image, centres) for image in images])
-
-    def network(self) -> torch.nn.Module:
-        """See :class:`DifferentiableEncoder`."""
-        return self._encoder.trunk
-
-
-class ContextMoments:
-    """The encoder ``context``, as moments of its maps and their averages over windows."""
-
-    window_px = max(context.WINDOWS_UM)
-    strides_px = tuple(tap.stride for tap in mobilenet.TAPS)
-
-    def __init__(self, encoder: context.ContextEncoder) -> None:
-        self.card = encoder.card
-        self._trunk = encoder.trunk
-
-    def moments(self, image: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`PooledEncoder`."""
-        self._trunk.to(image.device)
-        levels = (image - context.ZERO_LEVEL) * context.LEVEL_SCALE
-        maps = self._trunk(levels[None].contiguous(memory_format=torch.channels_last))
-        return tuple(torch.cat([one[0], one[0].square()]) for one in maps)
-
-    def weights(self, index: int, centres: Tensor, cells: int) -> Tensor:
-        """See :class:`PooledEncoder`."""
-        stride = self.strides_px[index]
-        position = ((centres + 0.5) / stride - 1).clamp(0, cells - 1)
-        before = position.floor().long()
-        share = (position - before)[:, None]
-        found = []
-        for side_um in context.WINDOWS_UM:
-            side = context.round_to_odd(side_um / stride)
-            at_cell = context.box_mean(torch.eye(cells, device=centres.device), side, dim=1).T  # (place, cell)
-            found.append((1 - share) * at_cell[before] + share * at_cell[(before + 1).clamp(max=cells - 1)])
-        return torch.stack(found)
-
-    def statistics(self, means: tuple[Tensor, ...]) -> Tensor:
-        """See :class:`PooledEncoder`."""
-        parts = []
-        for of_map in means:
-            for window in of_map.unbind(dim=1):
-                mean, square = window.chunk(2, dim=1)
-                spread = (square - mean.square()).clamp(min=0).add(context.SPREAD_FLOOR).sqrt()
-                parts.append(torch.cat([mean, spread], dim=1))
-        return torch.cat(parts, dim=1)
-
-    def positions(self, index: int, cells: Tensor) -> Tensor:
-        """See :class:`PooledEncoder`."""
-        return (cells + 1) * self.strides_px[index] - 0.5
+        return np.concatenate([colour.window_features(means[:, w]) for w in range(means.shape[1])], axis=1)

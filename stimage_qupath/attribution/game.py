@@ -6,13 +6,16 @@ are explained like others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stimage_qupath.attribution.capabilities import sees_px
 from stimage_qupath.attribution.question import Question
 from stimage_qupath.attribution.scene import ELSEWHERE, Contributions, Scene
+from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.results import stop_if
 
 MOSAIC_PIXELS = 2**24
@@ -35,11 +38,8 @@ class Game:
     """
 
     def __init__(self, scene: Scene, filled: NDArray[np.uint8], question: Question, place: int) -> None:
-        card = question.encoder.card
-        side, centre = card.tile_px, scene.centres[place]
-        left, top = np.floor(centre - side / 2 + 0.5).astype(int).tolist()
-        height, width = scene.labels.shape
-        rows, columns = (slice(max(a, 0), min(a + side, n)) for a, n in ((top, height), (left, width)))
+        centre = scene.centres[place]
+        rows, columns = _window(question.encoder, centre, scene.labels.shape)
         self._image, self._filled = scene.image[rows, columns], filled[rows, columns]
         labels = scene.labels[rows, columns]
         self.features = np.unique(labels[labels != ELSEWHERE])
@@ -79,6 +79,17 @@ class Game:
     def _picture(self, team: NDArray[np.bool_]) -> NDArray[np.uint8]:
         shown = np.append(team, True)[self._player]
         return np.where(shown[..., None], self._image, self._filled)
+
+
+def _window(encoder: Encoder, centre: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns that matter to a place; encoders that clip get them from a step of their grid on."""
+    card = encoder.card
+    side = card.tile_px if card.pads_edges else 2 * sees_px(encoder)
+    low = np.floor(centre - side / 2 + 0.5).astype(int)
+    high = low + math.ceil(side)
+    low -= low % card.align_px
+    rows, columns = (slice(max(int(low[k]), 0), min(int(high[k]), shape[1 - k])) for k in (1, 0))
+    return rows, columns
 
 
 def by_windows(

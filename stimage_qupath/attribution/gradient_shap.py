@@ -25,7 +25,7 @@ def attribute(scene: Scene, filled: NDArray[np.uint8], question: Question) -> Co
     """Return the contributions of a scene's features by gradient SHAP; parameters as for ablation."""
 
     def contributions(piece: Piece) -> Tensor:
-        return torch.stack([_of_output(piece, question, k) for k in range(question.outputs.count)], dim=1)
+        return torch.stack([_of_output(piece, question, k) for k in range(len(question.outputs.genes))], dim=1)
 
     return by_pieces(scene, filled, question, contributions)
 

@@ -1,4 +1,4 @@
-"""Gradients of every output in one backward call, in the shape that captum's loops pass through."""
+"""Gradients of every output from one forward pass, in the shape that captum's loops pass through."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def all_gradients(
 ) -> tuple[Tensor]:
     """Return the gradients of all outputs, (picture, output x 3, height, width); a ``gradient_func`` of captum.
 
-    The forward pass and one batched backward call serve genes and members alike.
+    The forward pass serves all outputs; each is back-propagated in turn, so that memory does not grow with them.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def all_gradients(
     with torch.enable_grad():
         pictures = pictures.detach().requires_grad_()
         values = forward_fn(pictures).sum(dim=0)  # pictures do not look at each other
-        each = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        (found,) = torch.autograd.grad(values, pictures, grad_outputs=each, is_grads_batched=True)
-    return (found.transpose(0, 1).flatten(1, 2),)
+        last = len(values) - 1
+        found = [torch.autograd.grad(one, pictures, retain_graph=k < last)[0] for k, one in enumerate(values)]
+    return (torch.cat(found, dim=1),)
 
 
 def by_output(stacked: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def attribute(scene: Scene, filled: NDArray[np.uint8], question: Question) -> Co
         method = GuidedGradCam(piece.model, layer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")  # they are taken off again
-            by_target = [method.attribute(piece.pictures, target=k) for k in range(question.outputs.count)]
+            by_target = [method.attribute(piece.pictures, target=k) for k in range(len(question.outputs.genes))]
         return torch.stack([one.sum(dim=1) for one in by_target], dim=1)
 
     return by_pieces(scene, filled, question, contributions)

@@ -36,12 +36,15 @@ class Method:
         Whether contributions promise to add up to the difference of the outputs.
     signed
         Whether the sign says up or down.
+    fills
+        Whether what stands where something is removed matters to it.
     """
 
     name: str
     gradients: bool
     complete: bool
     signed: bool = True
+    fills: bool = True
 
     def load(self) -> Attribute:
         """Return the function; captum is loaded only for methods that use it."""
@@ -55,15 +58,17 @@ METHODS: Final = {
         Method("ablation", gradients=False, complete=False),
         Method("lime", gradients=False, complete=False),
         Method("kernel_shap", gradients=False, complete=True),
-        Method("saliency", gradients=True, complete=False, signed=False),
+        Method("saliency", gradients=True, complete=False, signed=False, fills=False),
         Method("input_x_gradient", gradients=True, complete=False),
         Method("integrated_gradients", gradients=True, complete=True),
         Method("gradient_shap", gradients=True, complete=False),
-        Method("guided_grad_cam", gradients=True, complete=False),
+        Method("guided_grad_cam", gradients=True, complete=False, fills=False),
     )
 }
 DEFAULT_METHOD: Final = "ablation"
-DEFAULT_FILL: Final = "inpainted"
+DEFAULT_FILL: Final = "white"
+"""Chosen on three training sections of her2st, among methods at least ten times as fast as LIME, by how much more
+painting over the first nuclei does than painting over others like them, with a fill that is none of these."""
 
 
 def choose_method(name: str) -> Method:

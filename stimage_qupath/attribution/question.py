@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from stimage_qupath.attribution.scene import Scene
-from stimage_qupath.attribution.targets import Outputs
+from stimage_qupath.attribution.targets import Explained, Outputs
+from stimage_qupath.errors import UsageError
 from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.results import CancelCheck, never_cancelled
 
@@ -25,7 +26,7 @@ class Question:
     device, batch_size
         Where networks run and how many windows at a time; the answer depends on neither.
     samples
-        Perturbations a window (LIME, KernelSHAP), steps (integrated gradients) or draws (gradient SHAP).
+        Perturbations a window, of LIME and KernelSHAP.
     seed
         Of every random number.
     cancelled
@@ -33,12 +34,20 @@ class Question:
     """
 
     encoder: Encoder
-    outputs: Outputs
+    outputs: Explained
     device: torch.device
     batch_size: int = 64
     samples: int = 500
     seed: int = 0
     cancelled: CancelCheck = never_cancelled
+
+    @property
+    def gene_outputs(self) -> Outputs:
+        """The outputs, where genes are explained; UsageError where it is a cell type."""
+        if not isinstance(self.outputs, Outputs):
+            msg = f"expected genes to be explained here, found {', '.join(self.outputs.genes)}; pass --gene"
+            raise UsageError(msg)
+        return self.outputs
 
     def values(self, image: NDArray[np.uint8], centres: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the outputs of places of an image, (place, output)."""

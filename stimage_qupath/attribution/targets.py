@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,8 +21,75 @@ HIGH: Final = "high"
 MEMBER: Final = "member "
 
 
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """How outputs follow the features of places: the slope of an output is a sum over kinds of mix x shared.
+
+    Attributes
+    ----------
+    shared
+        (kind, place, feature).
+    mix
+        (output, kind, feature). Outputs that are linear share one kind, which says where features are within limits;
+        of others each is a kind of its own.
+    """
+
+    shared: Tensor
+    mix: Tensor
+
+
+class Explained(ABC):
+    """Features of a place to the outputs that are explained, one or one a member for each name.
+
+    Attributes
+    ----------
+    genes
+        Names of what is explained: genes, or a cell type.
+    """
+
+    genes: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of outputs of a place."""
+
+    @abstractmethod
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the outputs, (..., output), of features, (..., feature); differentiable, members within names."""
+
+    def by_gene(self, features: Tensor) -> Tensor:
+        """Return the mean over members of the outputs, (..., gene), of features, (..., feature); differentiable."""
+        found: Tensor = self(features).unflatten(-1, (len(self.genes), -1)).mean(dim=-1)
+        return found
+
+    def slopes(self, features: Tensor) -> Slopes:
+        """Return the slopes of the outputs at places, from their features, (place, feature)."""
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            leaf = features.clone().requires_grad_()
+            values = self(leaf).sum(dim=0)  # places do not look at each other
+            rows = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in values]
+        kinds = torch.eye(len(rows), dtype=features.dtype, device=features.device)
+        return Slopes(torch.stack(rows), kinds[:, :, None].expand(-1, -1, features.shape[1]))
+
+    def of_arrays(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the outputs of arrays, in double precision: differences of nearly equal numbers are taken of them."""
+        with torch.inference_mode():
+            return np.asarray(self(torch.as_tensor(np.asarray(features, np.float64))).numpy())
+
+    def summarise(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return mean and SD over members, (..., gene) each, of values by output; no SD where there is one member.
+
+        The mean over members of an attribution is the attribution of their mean: methods are linear in what they
+        explain. Gradient methods give no SD, since members share one backward pass.
+        """
+        by_gene = values.reshape(*values.shape[:-1], len(self.genes), -1)
+        sd = by_gene.std(axis=-1).astype(np.float32) if by_gene.shape[-1] > 1 else None
+        return by_gene.mean(axis=-1).astype(np.float32), sd
+
+
 @dataclass(frozen=True)
-class Outputs:
+class Outputs(Explained):
     """Features of a place to the outputs that are explained.
 
     Attributes
@@ -91,17 +159,10 @@ class Outputs:
             return chance
         return log_mean.flatten(-2)
 
-    def of_arrays(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the outputs of arrays, in double precision: differences of nearly equal numbers are taken of them."""
-        with torch.inference_mode():
-            return np.asarray(self(torch.as_tensor(np.asarray(features, np.float64))).numpy())
-
-    def summarise(self, values: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return mean and SD over members, (..., gene) each, of values by output; no SD where there is one member.
-
-        The mean over members of an attribution is the attribution of the mean log mean: every method but saliency is
-        linear in what it explains.
-        """
-        by_gene = values.reshape(*values.shape[:-1], len(self.genes), -1)
-        sd = by_gene.std(axis=-1).astype(np.float32) if by_gene.shape[-1] > 1 else None
-        return by_gene.mean(axis=-1).astype(np.float32), sd
+    def slopes(self, features: Tensor) -> Slopes:
+        """Return the slopes of the outputs at places, from their features, (place, feature)."""
+        if self.target in (EPISTEMIC, HIGH):
+            return super().slopes(features)
+        weight, _, mean, sd, _, _ = (t.to(features) for t in self._weights)
+        within = ((features - mean) / sd).abs() <= FEATURE_LIMIT
+        return Slopes((within / sd)[None], weight.permute(2, 0, 1).flatten(0, 1)[:, None])

@@ -25,7 +25,7 @@ class ExplainSettings(Settings):
         How (see :mod:`stimage_qupath.attribution.methods`), and what stands where something is removed (see
         :mod:`stimage_qupath.attribution.fills`).
     target
-        ``log mean``, ``member K`` or ``epistemic``.
+        ``log mean``, ``member K``, ``epistemic`` or ``high``.
     difference
         Two of the genes, of which the second's map is taken from the first's; empty: none.
     image
@@ -36,6 +36,10 @@ class ExplainSettings(Settings):
         Perturbations a window, of LIME and KernelSHAP.
     resume
         Go on with an explanation that was interrupted.
+    faithfulness, faithfulness_blocks
+        Also test whether the attributions are true of the model, on that many blocks of the slide at most.
+    annotations
+        GeoJSON exported from QuPath, in whose classes nuclei of high attribution are counted; None: nowhere.
     device, batch_size, seed
         As for a prediction.
     """
@@ -43,13 +47,16 @@ class ExplainSettings(Settings):
     run: Path
     genes: tuple[str, ...]
     method: str = "ablation"
-    fill: str = "inpainted"
+    fill: str = "white"
     target: str = "log mean"
     difference: tuple[str, ...] = ()
     image: Path | None = None
     stride_um: float | None = None
     samples: int = 500
     resume: bool = False
+    faithfulness: bool = False
+    faithfulness_blocks: int = 60
+    annotations: Path | None = None
     device: str = "auto"
     batch_size: int | None = None
     seed: int = 0
@@ -59,6 +66,7 @@ class ExplainSettings(Settings):
     def _check(self) -> None:
         one_of("device", self.device, DEVICES)
         at_least("samples", self.samples, 2)
+        at_least("faithfulness_blocks", self.faithfulness_blocks, 1)
         if self.batch_size is not None:
             at_least("batch_size", self.batch_size, 1)
         if not self.genes:

@@ -70,12 +70,12 @@ class ColourEncoder:
     ) -> NDArray[np.float32]:
         """Return window statistics; see :class:`stimage_qupath.models.encoders.Encoder`."""
         stop_if(cancelled)
-        corners = [_corners(centres, side, image.shape[:2]) for side in WINDOWS_UM]
-        means = np.stack([_window_means(channel, corners) for channel in _channels(image)], axis=-1)
-        return np.concatenate([_statistics(means[window]) for window in range(len(corners))], axis=1)
+        corners = [window_corners(centres, side, image.shape[:2]) for side in WINDOWS_UM]
+        means = np.stack([_window_means(channel, corners) for channel in pixel_maps(image)], axis=-1)
+        return np.concatenate([window_features(means[window]) for window in range(len(corners))], axis=1)
 
 
-def _channels(image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+def pixel_maps(image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
     """Yield each pixel map in turn, (height, width); one is alive at a time."""
     density = optical_density(image)
     hematoxylin, eosin = hematoxylin_eosin(image)
@@ -100,7 +100,7 @@ def _channels(image: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
     yield np.abs(eosin_middle - eosin_coarse)
 
 
-def _corners(centres: NDArray[np.float64], side: int, shape: tuple[int, ...]) -> NDArray[np.intp]:
+def window_corners(centres: NDArray[np.float64], side: int, shape: tuple[int, ...]) -> NDArray[np.intp]:
     """Return left, top, right, bottom of each window, clipped to the image and at least one pixel, (4, place)."""
     height, width = shape
     left, top = np.floor(centres.T - side / 2 + 0.5)
@@ -121,7 +121,7 @@ def _window_means(channel: NDArray[np.float32], corners: list[NDArray[np.intp]])
     return np.stack(means)
 
 
-def _statistics(means: NDArray[np.float64]) -> NDArray[np.float32]:
+def window_features(means: NDArray[np.float64]) -> NDArray[np.float32]:
     """Turn raw moments of one window size, (place, channel), into features, (place, 31)."""
     first, second = means[:, :BASE], means[:, BASE : 2 * BASE]
     spread = np.sqrt(np.maximum(second - first**2, 0))

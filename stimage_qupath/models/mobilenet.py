@@ -26,6 +26,8 @@ LICENCE = "Apache-2.0"
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
 """Expansion, channels, blocks and stride of the first block; table 2 of the paper, up to its fifth row."""
 STEM_CHANNELS = 32
+CHANNELS_AT_ONCE = 32
+"""Of a block that strides; the second of them would need 400 MB for a block of a slide."""
 
 
 class Tap(NamedTuple):
@@ -63,13 +65,15 @@ class MobileNetTrunk(nn.Module):
         blocks, width = [], STEM_CHANNELS
         for expansion, channels, repeats, stride in STAGES:
             for repeat in range(repeats):
-                blocks.append(_Block(width, channels, expansion=expansion, stride=stride if repeat == 0 else 1))
+                blocks.append(
+                    InvertedResidual(width, channels, expansion=expansion, stride=stride if repeat == 0 else 1)
+                )
                 width = channels
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return (image, channel, row, column) of each tap."""
-        x = functional.relu6(self.stem(_pad_for_stride(image)), inplace=True)  # (image, 32, h / 2, w / 2)
+        x = functional.relu6(self.stem(pad_for_stride(image)), inplace=True)  # (image, 32, h / 2, w / 2)
         taps = {tap.block for tap in TAPS}
         maps = []
         for index, block in enumerate(self.blocks):
@@ -79,7 +83,7 @@ class MobileNetTrunk(nn.Module):
         return tuple(maps)
 
 
-class _Block(nn.Module):
+class InvertedResidual(nn.Module):
     """Inverted residual: widen, filter each channel, narrow; added to its input where the shapes agree."""
 
     def __init__(self, width: int, channels: int, *, expansion: int, stride: int) -> None:
@@ -92,13 +96,30 @@ class _Block(nn.Module):
         self.residual = stride == 1 and width == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output, with as many rows and columns, or half as many where it strides."""
+        if self.strided and self.expand is not None:
+            return torch.as_tensor(self.project(self._in_parts(x, self.expand)))
         y = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
-        y = functional.relu6(self.depthwise(_pad_for_stride(y) if self.strided else y), inplace=True)
-        y = self.project(y)
+        y = self.project(functional.relu6(self.depthwise(y), inplace=True))
         return torch.add(x, y) if self.residual else torch.as_tensor(y)
 
+    def _in_parts(self, x: Tensor, expand: nn.Conv2d) -> Tensor:
+        """Widen and filter some channels at a time: all of them, before the stride, would fill the memory."""
+        parts, filters = [], self.depthwise
+        for weight, bias, kernel, offset in zip(
+            *(t.split(CHANNELS_AT_ONCE) for t in _weights(expand) + _weights(filters)), strict=True
+        ):
+            wide = pad_for_stride(functional.relu6(functional.conv2d(x, weight, bias), inplace=True))
+            narrow = functional.conv2d(wide, kernel, offset, stride=filters.stride, groups=len(kernel))
+            parts.append(functional.relu6(narrow, inplace=True))
+        return torch.cat(parts, dim=1)
 
-def _pad_for_stride(x: Tensor) -> Tensor:
+
+def _weights(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    return layer.weight, torch.as_tensor(layer.bias)
+
+
+def pad_for_stride(x: Tensor) -> Tensor:
     """Pad right and bottom by one, as the weights were trained with: output ``j`` looks at inputs 2j to 2j + 2."""
     return torch.as_tensor(functional.pad(x, (0, 1, 0, 1)))
 

@@ -90,12 +90,12 @@ class TileEncoder:
                 stop_if(cancelled)
                 places = corners[start : start + batch_size].tolist()
                 tiles = torch.stack([block[:, y : y + side, x : x + side] for x, y in places])
-                features.append(self._features(tiles))
+                features.append(self.features(tiles))
             if not features:
                 return np.empty((0, self.card.width), dtype=np.float32)
             return np.asarray(torch.cat(features).cpu().numpy())  # one wait for the device at the end, not one a batch
 
-    def _features(self, tiles: torch.Tensor) -> torch.Tensor:
+    def features(self, tiles: torch.Tensor) -> torch.Tensor:
         """Normalise tiles, (tile, 3, side, side) uint8, run the network and pool, (tile, width) float32."""
         mean, std = (torch.tensor(v, device=tiles.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
         pixels = ((tiles.float() / WHITE - mean) / std).contiguous(memory_format=torch.channels_last)

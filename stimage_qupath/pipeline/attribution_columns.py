@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,13 @@ class Gathered:
         return pd.DataFrame(np.concatenate([np.empty((0, len(columns))), *self._background]), columns=columns)
 
 
-def new_columns(finished: Run, settings: ExplainSettings, gathered: Gathered, record: dict[str, Any]) -> NewColumns:
+def new_columns(
+    finished: Run,
+    settings: ExplainSettings,
+    gathered: Gathered,
+    record: dict[str, Any],
+    pictures: Mapping[str, bytes] = MappingProxyType({}),
+) -> NewColumns:
     """Return everything that is added to the run.
 
     Parameters
@@ -87,6 +95,8 @@ def new_columns(finished: Run, settings: ExplainSettings, gathered: Gathered, re
         Attributions.
     record
         Goes into ``attribution.json``, with the genes explained before.
+    pictures
+        Further files, by name.
     """
     measurements: dict[str, NDArray[np.float32]] = {}
     tables: dict[str, NDArray[np.float32]] = {}
@@ -109,6 +119,7 @@ def new_columns(finished: Run, settings: ExplainSettings, gathered: Gathered, re
     buffer = io.BytesIO()
     gathered.background().to_parquet(buffer, index=False)
     files = {names.ATTRIBUTION_JSON: to_json(whole), names.ATTRIBUTION_BACKGROUND: buffer.getvalue()}
+    files |= pictures
     return NewColumns(
         measurements=measurements,
         layers={name: columns for name, columns in layers.items() if columns},

@@ -7,13 +7,12 @@ interrupted explanation goes on where it stopped; the run folder changes only at
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from stimage_qupath import names
@@ -24,24 +23,28 @@ from stimage_qupath.attribution.per_nucleus import block_attribution
 from stimage_qupath.attribution.plan import Grid, Outlines, places_on_grid
 from stimage_qupath.attribution.question import Question
 from stimage_qupath.attribution.reader import Block, SceneReader
-from stimage_qupath.attribution.targets import Outputs
+from stimage_qupath.attribution.targets import EPISTEMIC, HIGH, Outputs
 from stimage_qupath.config import ExplainSettings
-from stimage_qupath.errors import UnknownModelError, UsageError
 from stimage_qupath.export.block_store import BlockStore
 from stimage_qupath.export.cell_outlines import read_outlines
 from stimage_qupath.export.run_columns import add_columns
 from stimage_qupath.export.run_reader import Run, read_run
-from stimage_qupath.models.checkpoint import Model, load_model
-from stimage_qupath.pipeline.attribution_columns import Gathered, new_columns
+from stimage_qupath.models.checkpoint import Model
+from stimage_qupath.pipeline.attribution_columns import Gathered, difference_map, new_columns
 from stimage_qupath.pipeline.record import Stopwatch, peak_memory_mib, versions
+from stimage_qupath.pipeline.run_model import model_of_run
+from stimage_qupath.pipeline.run_slide import open_run_slide
 from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM
 from stimage_qupath.prediction.device import choose_device, default_batch_size
 from stimage_qupath.regions.stain_overview import normalised, target_of
+from stimage_qupath.report.attribution_maps import attribution_maps
+from stimage_qupath.report.overview import thumbnail
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress, stop_if
 from stimage_qupath.slide.reader import Slide
-from stimage_qupath.slide.view import open_view
 
 STAGE: Final = "attribution"
+UNITS: Final = {EPISTEMIC: "counts^2", HIGH: "probability"}
+"""Of targets that are not log means."""
 
 
 def run(
@@ -71,7 +74,7 @@ def run(
     finished = read_run(settings.run)
     watch = Stopwatch()
     task = _task(settings, finished, cancelled)
-    with _open_slide(settings, finished) as slide:
+    with open_run_slide(finished, settings.image, option="--image") as slide:
         explainer = _explainer(task, slide, finished)
         blocks = explainer.reader.grid.blocks(explainer.reader.outlines.centroids_px)
         store = BlockStore(_beside(finished.path), task.manifest(finished), resume=settings.resume)
@@ -83,11 +86,16 @@ def run(
                     store.save(block, explainer.explain(block, nuclei))
             done += len(nuclei)
             on_progress(STAGE, done, len(finished), f"{len(task.genes)} genes, {settings.method}")
+        background = thumbnail(slide)
     gathered = Gathered(len(finished), task.genes)
     for block, _ in blocks:
         gathered.add(store.load(block))
     record = task.record(gathered) | {"versions": versions(), "peak_memory_mib": peak_memory_mib(), **watch.record()}
-    output = add_columns(finished, new_columns(finished, settings, gathered, record))
+    note = f"{names.FAITHFUL_TO_MODEL} {task.model.research_use}"
+    signed = choose_method(settings.method).signed
+    values = _values(finished, settings, gathered)
+    pictures = attribution_maps(values, background, _how(settings), signed=signed, note=note)
+    output = add_columns(finished, new_columns(finished, settings, gathered, record, pictures))
     store.remove()
     return {**record, "output": str(output), "cells": len(finished)}
 
@@ -131,7 +139,7 @@ class _Task:
             "note": names.FAITHFUL_TO_MODEL,
             "research_use": self.model.research_use,
             "value": "mean, over the predictions whose window holds the nucleus, of its contribution to each",
-            "unit": "counts^2" if self.settings.target == "epistemic" else "log of the expected count",
+            "unit": UNITS.get(self.settings.target, "log of the expected count"),
             "genes": gathered.by_gene(about, promises_completeness=method.complete),
         }
 
@@ -170,14 +178,7 @@ class _Explainer:
 def _task(settings: ExplainSettings, finished: Run, cancelled: CancelCheck) -> _Task:
     choose_fill(settings.fill)
     method = choose_method(settings.method)
-    noted = finished.record.get("model")
-    if noted is None:
-        msg = f"expected a run with predictions at {finished.path}, found nuclei alone; run predict"
-        raise UsageError(msg)
-    model = load_model(str(finished.record["settings"]["model"]))
-    if model.sha256 != noted["sha256"]:
-        msg = f"expected the model that made {finished.path}, found another one called '{model.name}'; predict again"
-        raise UnknownModelError(msg)
+    model = model_of_run(finished)
     genes = model.choose_genes(settings.genes)
     if method.gradients:
         as_differentiable(model.encoder)  # refused before any work
@@ -220,34 +221,21 @@ def _explainer(task: _Task, slide: Slide, finished: Run) -> _Explainer:
     return _Explainer(reader, task.question, task.settings)
 
 
-@contextmanager
-def _open_slide(settings: ExplainSettings, finished: Run) -> Iterator[Slide]:
-    """Open the slide that the run was made of, as it was read then.
-
-    Raises
-    ------
-    UsageError
-        It is not there, or is another one.
-    """
-    noted = finished.record["settings"]
-    path = settings.image or Path(noted["image"])
-    if not path.is_file() and not path.is_dir():
-        msg = f"expected the slide of the run at {path}, found nothing there; pass --image with the place where it is"
-        raise UsageError(msg)
-    with open_view(path, _view(tuple(noted.get("view", ())), finished)) as slide:
-        if slide.content_id() != finished.record["image"]["content_id"]:
-            msg = f"expected the slide that {finished.path} was made of, found another one at {path}; pass --image"
-            raise UsageError(msg)
-        yield slide
+def _values(finished: Run, settings: ExplainSettings, gathered: Gathered) -> pd.DataFrame:
+    """Return where the nuclei are and their attributions, one column a map."""
+    table = finished.table(["x_px", "y_px"])
+    for k, gene in enumerate(gathered.genes):
+        table[gene] = gathered.value[:, k]
+    if settings.difference:
+        table[" - ".join(settings.difference)] = difference_map(gathered, settings.difference)
+    return table
 
 
-def _view(view: tuple[str, ...], finished: Run) -> tuple[str, ...]:
-    """Return the view with the plane of the regions, which a prediction takes from the annotations."""
-    planes = {(span.region.z, span.region.t) for span in finished.spans} - {(0, 0)}
-    if not planes or any(step.startswith("plane") for step in view):
-        return view
-    z, t = planes.pop()
-    return (f"plane {z},{t}", *view)
+def _how(settings: ExplainSettings) -> str:
+    """Return how attributions were made, for people."""
+    method = choose_method(settings.method)
+    fill = f", nuclei replaced by: {settings.fill.replace('_', ' ')}" if method.fills else ""
+    return f"{settings.method.replace('_', ' ')} of {settings.target}{fill}"
 
 
 def _beside(path: Path) -> Path:

@@ -82,7 +82,7 @@ class _Tiles:
 
     def features(self, images: Sequence[Tensor], centres: Sequence[Tensor]) -> Tensor:
         """See :class:`Tunable`."""
-        return self._encoder._features(torch.stack(list(images)))
+        return self._encoder.features(torch.stack(list(images)))
 
 
 class _Context:

@@ -52,6 +52,21 @@ def test_the_chance_to_be_high_is_the_tail_of_the_gamma(ensemble, features):
     np.testing.assert_allclose(slope[:, 3].numpy(), change.numpy(), rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", ["log mean", "member 1", "epistemic"])
+def test_slopes_are_those_of_the_outputs(ensemble, features, target):
+    """Kinds times mix, against differentiation of every output, where features are within limits and beyond."""
+    outputs = Outputs(ensemble, ("UP", "DOWN"), target)
+    at = torch.from_numpy(features).double()
+    slopes = outputs.slopes(at)
+    found = torch.einsum("okf,kpf->pof", slopes.mix, slopes.shared)
+    expected = torch.stack(
+        [torch.autograd.functional.jacobian(lambda x: outputs(x[None])[0], place, vectorize=False) for place in at]
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert (expected == 0).any()
+    assert slopes.shared.shape[0] == (2 if target == "epistemic" else 1)
+
+
 def test_a_target_that_there_is_not(ensemble):
     for target in ("mean", "member 4", "member x", "member"):
         with pytest.raises(UsageError, match=rf"'member 0' to 'member 3', found '{target}'"):

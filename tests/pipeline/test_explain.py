@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import anndata
 import numpy as np
@@ -100,7 +103,7 @@ def test_the_record_says_how_and_how_complete(explained):
     alone = json.loads((folder / names.ATTRIBUTION_JSON).read_text(encoding="utf-8"))
     assert record["attribution"]["note"] == alone["note"] == "Faithful to the model, not evidence of biology."
     about = record["attribution"]["genes"]["BGN"]
-    assert (about["method"], about["fill"], about["target"]) == ("ablation", "inpainted", "log mean")
+    assert (about["method"], about["fill"], about["target"]) == ("ablation", "white", "log mean")
     assert about["nuclei"] == record["cells"] == returned["cells"]
     assert 0 < about["background_share"] < 1
     assert about["completeness"]["promised"] is False
@@ -109,6 +112,15 @@ def test_the_record_says_how_and_how_complete(explained):
     background = pd.read_parquet(folder / names.ATTRIBUTION_BACKGROUND)
     assert background.x_px.between(0, 1110 + 32).all()
     assert np.isfinite(background["BGN_attribution"]).any()
+
+
+def test_each_map_is_drawn_and_says_what_it_is(explained):
+    """The words on a picture are those that the drawing was given: captured where they are drawn."""
+    folder, _ = explained
+    for what in (*GENES, " - ".join(GENES)):
+        assert (folder / f"attribution_{what}.png").read_bytes().startswith(b"\x89PNG")
+    assert explain._how(ExplainSettings(run=folder, genes=GENES)) == "ablation of log mean, nuclei replaced by: white"
+    assert explain._how(ExplainSettings(run=folder, genes=GENES, method="saliency")) == "saliency of log mean"
 
 
 def test_the_difference_is_of_maps_of_equal_size(explained):
@@ -120,11 +132,11 @@ def test_the_difference_is_of_maps_of_equal_size(explained):
 def test_a_second_gene_joins_the_first_and_the_users_file_stays(run_folder):
     explain.run(ExplainSettings(run=run_folder, genes=("BGN",)))
     first = pd.read_parquet(run_folder / names.CELLS_PARQUET)
-    explain.run(ExplainSettings(run=run_folder, genes=("TAGLN",), fill="white"))
+    explain.run(ExplainSettings(run=run_folder, genes=("TAGLN",), fill="inpainted"))
     both = pd.read_parquet(run_folder / names.CELLS_PARQUET)
     pd.testing.assert_frame_equal(first, both[first.columns])
     genes = json.loads((run_folder / names.RUN_JSON).read_text(encoding="utf-8"))["attribution"]["genes"]
-    assert {gene: about["fill"] for gene, about in genes.items()} == {"BGN": "inpainted", "TAGLN": "white"}
+    assert {gene: about["fill"] for gene, about in genes.items()} == {"BGN": "white", "TAGLN": "inpainted"}
     layer = anndata.read_h5ad(run_folder / names.CELLS_H5AD)[:, ["BGN", "TAGLN"]].layers["attribution"]
     np.testing.assert_array_equal(layer, both[["BGN_attribution", "TAGLN_attribution"]])
     assert (run_folder / "my notes.txt").read_text(encoding="utf-8") == "mine"
@@ -149,12 +161,47 @@ def test_interrupted_and_resumed_gives_the_same(run_folder, predicted, tmp_path,
     kept = {p.name: p.stat().st_mtime_ns for p in store.glob("block*")}
     assert len(kept) == 2
     with pytest.raises(UsageError, match="found another fill; leave --resume out"):
-        explain.run(ExplainSettings(run=run_folder, genes=GENES, fill="white", resume=True))
+        explain.run(ExplainSettings(run=run_folder, genes=GENES, fill="inpainted", resume=True))
     explain.run(settings, progress)
     assert not store.exists()
     shutil.copytree(predicted.output, tmp_path / "at once")
     explain.run(ExplainSettings(run=tmp_path / "at once", genes=GENES))
     for name in (names.CELLS_GEOJSON, names.CELLS_PARQUET):
+        assert (run_folder / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from stimage_qupath.attribution import plan, reader
+from stimage_qupath.config import ExplainSettings
+from stimage_qupath.pipeline import explain
+
+plan.CELLS_A_BLOCK = reader.CELLS_A_BLOCK = 7
+save = explain.BlockStore.save
+
+def save_and_die(store, block, arrays):
+    save(store, block, arrays)
+    if len(list(store.folder.glob("block*.npz"))) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+explain.BlockStore.save = save_and_die
+explain.run(ExplainSettings(run=sys.argv[1], genes=("TAGLN", "BGN")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is of POSIX")
+def test_killed_and_resumed_gives_the_same_bytes(run_folder, predicted, tmp_path, monkeypatch):
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
+    died = subprocess.run([sys.executable, "-c", KILLED, str(run_folder)], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert {path.name: path.read_bytes() for path in run_folder.iterdir()} == before
+    for module in ("plan", "reader"):
+        monkeypatch.setattr(f"stimage_qupath.attribution.{module}.CELLS_A_BLOCK", 7)
+    explain.run(ExplainSettings(run=run_folder, genes=GENES, resume=True))
+    shutil.copytree(predicted.output, tmp_path / "at once")
+    explain.run(ExplainSettings(run=tmp_path / "at once", genes=GENES))
+    for name in (names.CELLS_GEOJSON, names.CELLS_PARQUET, names.CELLS_H5AD, names.ATTRIBUTION_BACKGROUND):
         assert (run_folder / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
 
 
