@@ -14,6 +14,7 @@ def values = [
     genes: "",         // for example "ERBB2,EPCAM"; empty: those the model predicts best
     model: "starter",  // or the path of a model folder
     unit: "cells",     // "cells": a window on each nucleus; "grid": faster, interpolated
+    segmenter: "classical",  // "he": the network for H&E nuclei; "stardist", "stardist:FOLDER"
     device: "auto",    // "auto", "cpu", "cuda" or "mps"
     classes: "",       // for example "Tumor,Stroma"; empty: annotations of every class
 ]

@@ -28,7 +28,7 @@ import qupath.lib.scripting.QP
 
 class StimageBridge {
 
-    static final Map DEFAULTS = [model: "starter", genes: "", unit: "cells", stride_um: "", measurements: "short",
+    static final Map DEFAULTS = [model: "starter", genes: "", unit: "cells", stride_um: "", segmenter: "classical", measurements: "short",
                                  device: "auto", batch_size: "", seed: "0", classes: "", replace: "own", runs: "",
                                  nuclei: "", cell_expansion_um: "", explain: "", status: "", to: "", from: "", gene: "",
                                  rest: "", second: ""]

@@ -81,7 +81,7 @@ class StimageRequest {
     Map body(File job, List images, String nuclei) {
         return [api: API, run_id: job.getName(), output: job.getPath(), model: [id: options.model, sha256: null],
                 genes: words(options.genes), explain: words(options.explain), unit: options.unit,
-                stride_um: options.stride_um ? options.stride_um.toString().toDouble() : null, segmenter: "classical",
+                stride_um: options.stride_um ? options.stride_um.toString().toDouble() : null, segmenter: options.segmenter,
                 nuclei: nuclei, cell_expansion_um: options.cell_expansion_um ? options.cell_expansion_um.toString().toDouble() : 0,
                 measurements: options.measurements, device: options.device,
                 batch_size: options.batch_size ? options.batch_size.toString().toInteger() : null,

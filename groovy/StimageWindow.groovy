@@ -97,7 +97,7 @@ class StimageWindow {
         }
     }
 
-    /** Asks for model, genes, unit and device; null when the user cancels. */
+    /** Asks for model, genes, unit, segmenter and device; null when the user cancels. */
     static Map askSettings(Map now) {
         return onFx {
             def fields = [model: new TextField(now.model), genes: new TextField(now.genes)]
@@ -106,9 +106,12 @@ class StimageWindow {
             fields.unit.getItems().addAll("cells", "grid")
             fields.device = new ChoiceBox()
             fields.device.getItems().addAll("auto", "cpu", "cuda", "mps")
+            fields.segmenter = new ChoiceBox()
+            fields.segmenter.getItems().addAll(["classical", "he", "stardist", now.segmenter].unique())
             fields.unit.setValue(now.unit)
+            fields.segmenter.setValue(now.segmenter)
             fields.device.setValue(now.device)
-            def labels = [model: "Model (starter, or a folder)", genes: "Genes", unit: "Unit", device: "Device"]
+            def labels = [model: "Model (starter, or a folder)", genes: "Genes", unit: "Unit", segmenter: "Nuclei outlined by", device: "Device"]
             def grid = new GridPane()
             grid.setHgap(10)
             grid.setVgap(8)
@@ -126,7 +129,7 @@ class StimageWindow {
             if (!answer.isPresent() || answer.get() != ButtonType.OK)
                 return null
             return [model: fields.model.getText().trim(), genes: fields.genes.getText().trim(),
-                    unit: fields.unit.getValue(), device: fields.device.getValue()]
+                    unit: fields.unit.getValue(), segmenter: fields.segmenter.getValue(), device: fields.device.getValue()]
         }
     }
 

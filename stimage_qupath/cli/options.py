@@ -17,6 +17,7 @@ RegionName = Annotated[list[str] | None, typer.Option(help="Only annotations of 
 RegionId = Annotated[list[str] | None, typer.Option(help="Only annotations of this UUID; repeat for more.")]
 Mpp = Annotated[float | None, typer.Option(help="um per pixel, where the image states none or a wrong one.")]
 Segmenter = Annotated[str, typer.Option(help="classical, he, stardist (its public H&E model), or stardist:FOLDER.")]
+NucleiPrecision = Annotated[str, typer.Option(help="Of he and stardist: float32, or bfloat16: faster, nearly equal.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch StarDist's public model where it is missing.")]
 Nuclei = Annotated[Path | None, typer.Option(help="Nuclei that are there: GeoJSON or label image; none are outlined.")]
 Expansion = Annotated[float, typer.Option(help="Cells reach this far beyond their nucleus, um; 0: nuclei alone.")]

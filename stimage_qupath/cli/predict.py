@@ -23,6 +23,7 @@ from stimage_qupath.cli.options import (
     MaxBadTiles,
     Mpp,
     Nuclei,
+    NucleiPrecision,
     OneClass,
     Output,
     RegionId,
@@ -50,6 +51,7 @@ def segment(
     region_id: RegionId = None,
     mpp: Mpp = None,
     segmenter: Segmenter = "classical",
+    nuclei_precision: NucleiPrecision = "float32",
     download: Download = False,
     cell_expansion_um: Expansion = 0.0,
     device: Device = "auto",
@@ -69,6 +71,7 @@ def segment(
         region_ids=tuple(region_id or ()),
         mpp=mpp,
         segmenter=segmenter,
+        nuclei_precision=nuclei_precision,  # type: ignore[arg-type]  # the settings check the word
         download=download,
         cell_expansion_um=cell_expansion_um,
         device=device,
@@ -115,6 +118,7 @@ def predict(
     measurements: Annotated[str, typer.Option(help="short, or all to add the 5th and 95th percentile.")] = "short",
     intervals: Annotated[bool, typer.Option("--intervals", help="Percentiles of all genes in cells.h5ad.")] = False,
     segmenter: Segmenter = "classical",
+    nuclei_precision: NucleiPrecision = "float32",
     download: Download = False,
     cell_expansion_um: Expansion = 0.0,
     device: Device = "auto",
@@ -173,6 +177,7 @@ def predict(
         measurements=measurements,  # type: ignore[arg-type]
         intervals=intervals,
         segmenter=segmenter,
+        nuclei_precision=nuclei_precision,  # type: ignore[arg-type]  # the settings check the word
         download=download,
         cell_expansion_um=cell_expansion_um,
         device=device,

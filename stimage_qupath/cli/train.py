@@ -103,10 +103,18 @@ def train(
 
 @app.command(epilog="Example: stimage-qupath train-nuclei images.csv --output my-nuclei --start-from bundled")
 def train_nuclei(
-    dataset: Annotated[Path, typer.Argument(help="CSV: image,labels,mpp,licence and, where wanted, split,weight.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV: image,labels,mpp,licence and, where wanted, split,weight,grow_um,restain,incomplete."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Model folder to make.")],
     start_from: Annotated[str | None, typer.Option(help="bundled, or a model folder. Left out: from nothing.")] = None,
-    epochs: Annotated[int, typer.Option(help="Rounds through the images.")] = 60,
+    epochs: Annotated[int, typer.Option(help="Rounds; after each the held-out images are scored.")] = 60,
+    steps: Annotated[int | None, typer.Option(help="Batches a round. Left out: once through the images.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest. Left out: 0.002.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster on recent processors.")] = "float32",
     validation_fraction: Annotated[float, typer.Option(help="Share of the images that are held out.")] = 0.2,
     name: Annotated[str | None, typer.Option(help="Name on the card.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights and all views.")] = 0,
@@ -125,6 +133,9 @@ def train_nuclei(
         name=name,
         start_from=start_from,
         epochs=epochs,
+        steps=steps,
+        learning_rate=learning_rate,
+        precision=precision,  # type: ignore[arg-type]  # the settings check the word
         validation_fraction=validation_fraction,
         seed=seed,
         device=device,

@@ -37,6 +37,9 @@ class SegmentSettings(Settings):
     segmenter
         Backend that outlines nuclei: ``classical``, ``he`` (ships with the package), ``stardist`` or
         ``stardist:FOLDER`` (a StarDist 2D model, or one of ``train-nuclei``).
+    nuclei_precision
+        Of a network that outlines nuclei: ``float32``, or ``bfloat16``, which is faster and not the same to the last
+        digit.
     download
         Fetch StarDist's public H&E model from its release where it is asked for and missing.
     cell_expansion_um
@@ -62,6 +65,7 @@ class SegmentSettings(Settings):
     mpp: float | None = None
     view: tuple[str, ...] = ()
     segmenter: str = "classical"
+    nuclei_precision: Literal["float32", "bfloat16"] = "float32"
     download: bool = False
     cell_expansion_um: float = 0.0
     device: str = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from stimage_qupath.config.base import Settings, at_least, one_of
 from stimage_qupath.config.choices import (
@@ -144,7 +144,13 @@ class TrainNucleiSettings(Settings):
     start_from
         ``bundled``, or a model folder whose weights training begins with; None: random weights.
     epochs
-        Rounds through the images.
+        Rounds, after each of which the validation images are scored.
+    steps
+        Batches a round; None: as many as cover the images once.
+    learning_rate
+        The highest; None: that of the fit, 2e-3.
+    precision
+        ``float32``, or ``bfloat16``: faster on recent processors, not the same to the last digit.
     validation_fraction
         Share of the images that epoch and thresholds are chosen on, where the table does not say which.
     seed, device, batch_size, threads, force
@@ -156,6 +162,9 @@ class TrainNucleiSettings(Settings):
     name: str | None = None
     start_from: str | None = None
     epochs: int = 60
+    steps: int | None = None
+    learning_rate: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     validation_fraction: float = 0.2
     seed: int = 0
     device: str = "auto"
@@ -169,7 +178,12 @@ class TrainNucleiSettings(Settings):
         one_of("device", self.device, DEVICES)
         for name in ("epochs", "batch_size", "threads"):
             at_least(name, getattr(self, name), 1)
+        if self.steps is not None:
+            at_least("steps", self.steps, 1)
         at_least("seed", self.seed, 0)
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            msg = f"expected learning_rate between 0 and 1, both excluded, found {self.learning_rate}"
+            raise UsageError(msg)
         if not 0 < self.validation_fraction < 1:
             msg = f"expected validation_fraction between 0 and 1, both excluded, found {self.validation_fraction}"
             raise UsageError(msg)

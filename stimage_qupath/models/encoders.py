@@ -190,8 +190,8 @@ def load_encoder(
     Parameters
     ----------
     name
-        ``context``, ``nucleus``, ``colour``, a name of the registry such as ``uni2-h`` (``stimage-qupath encoders`` lists them), or
-        ``timm:`` and the name of any timm model, for example ``timm:resnet50.a1_in1k``; or several of those, joined by
+        ``context``, ``nucleus``, ``colour``, a name of the registry such as ``uni2-h`` (``stimage-qupath encoders``
+        lists them), or ``timm:`` and the name of any timm model, for example ``timm:resnet50.a1_in1k``; or several of those, joined by
         ``+``, whose features then lie in a row.
     weights
         Local checkpoint, or a folder laid out as the hub's snapshot, that replaces the download.

@@ -22,7 +22,7 @@ Vincent L, Soille P (1991), IEEE Trans Pattern Anal Mach Intell 13:583-598.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,6 +55,11 @@ class ClassicalSegmenter:
     halo_um: float = 40.0  # half the surroundings, and a long nucleus
     stride: int = 1
 
+    @property
+    def identity(self) -> str:
+        """Return the settings as text."""
+        return repr(self)
+
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundClassicalSegmenter:
         """Compute the haematoxylin threshold of the slide from samples of its tissue.
 
@@ -72,9 +77,13 @@ class ClassicalSegmenter:
         BoundClassicalSegmenter
             Finds nothing when the slide has no tissue.
         """
+        return self.calibrated_on(tissue_samples(slide, mpp=mpp, working_mpp=self.mpp))
+
+    def calibrated_on(self, samples: Iterable[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> BoundClassicalSegmenter:
+        """Compute the threshold from images at the working pixel size, each with where it is stained."""
         sigma = self.settings.smoothing_um / self.mpp
         densities, eosins = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.float32)]
-        for rgb, is_stained in tissue_samples(slide, mpp=mpp, working_mpp=self.mpp):
+        for rgb, is_stained in samples:
             haematoxylin, eosin = hematoxylin_eosin(rgb)
             densities.append(_smoothed(haematoxylin, sigma)[is_stained])
             eosins.append(eosin[is_stained])

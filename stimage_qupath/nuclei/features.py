@@ -70,11 +70,8 @@ def stain_measurements(
     where = np.flatnonzero(labels)
     label = labels.ravel()[where]
     pixels = np.bincount(label)[values]
-    stains = zip((names.HEMATOXYLIN_MEAN, names.EOSIN_MEAN), hematoxylin_eosin(rgb), strict=True)
-    return {
-        name: (np.bincount(label, weights=density.ravel()[where])[values] / pixels).astype(np.float32)
-        for name, density in stains
-    }
+    stains = zip((names.HEMATOXYLIN_MEAN, names.EOSIN_MEAN), hematoxylin_eosin(rgb.reshape(-1, 3)[where]), strict=True)
+    return {name: (np.bincount(label, weights=density)[values] / pixels).astype(np.float32) for name, density in stains}
 
 
 def diameter_warning(median_um: float, mpp: float) -> str | None:

@@ -12,7 +12,7 @@ from stimage_qupath.nuclei.classical import ClassicalSegmenter
 from stimage_qupath.nuclei.segmenter import Segmenter
 
 
-def choose_segmenter(name: str, *, device: torch.device, download: bool = False) -> Segmenter:
+def choose_segmenter(name: str, *, device: torch.device, download: bool = False, bfloat16: bool = False) -> Segmenter:
     """Return the segmenter that ``--segmenter`` names.
 
     Parameters
@@ -25,6 +25,8 @@ def choose_segmenter(name: str, *, device: torch.device, download: bool = False)
         Where a network runs.
     download
         Whether the public model may be fetched where it is missing.
+    bfloat16
+        Whether a network may convolve in bfloat16.
 
     Raises
     ------
@@ -40,7 +42,8 @@ def choose_segmenter(name: str, *, device: torch.device, download: bool = False)
     from stimage_qupath.nuclei.stardist_segmenter import StarDistSegmenter
 
     if name == HE:
-        return replace(StarDistSegmenter.load(bundled_folder(), device=device), name=HE)
+        return replace(StarDistSegmenter.load(bundled_folder(), device=device), name=HE, bfloat16=bfloat16)
     _, _, folder = name.partition(":")
     is_public = folder in ("", PRETRAINED)
-    return StarDistSegmenter.load(pretrained_folder(download=download) if is_public else Path(folder), device=device)
+    place = pretrained_folder(download=download) if is_public else Path(folder)
+    return replace(StarDistSegmenter.load(place, device=device), bfloat16=bfloat16)

@@ -55,7 +55,7 @@ def tissue_samples(
     size = round(_WINDOW_UM / working_mpp)
     for row, col in _chosen(slide, step=step, mpp=mpp):
         rgb = slide.read_region(col * step, row * step, width=size, height=size, downsample=working_mpp / mpp)
-        yield rgb, _is_stained(rgb)
+        yield rgb, is_stained(rgb)
 
 
 def _chosen(slide: Slide, *, step: float, mpp: float) -> list[tuple[int, int]]:
@@ -64,7 +64,7 @@ def _chosen(slide: Slide, *, step: float, mpp: float) -> list[tuple[int, int]]:
     fine = min(_FINEST, max(1, _LARGEST_OVERVIEW_PX // max(rows, cols)))
     overview = slide.read_region(0, 0, width=cols * fine, height=rows * fine, downsample=step / fine)
     mask = tissue_mask(overview, mpp=_WINDOW_UM / fine, min_area_um2=_LEAST_PIECE_UM2, max_hole_um2=_LARGEST_HOLE_UM2)
-    for candidate in (mask, _is_stained(overview)):
+    for candidate in (mask, is_stained(overview)):
         share = candidate.reshape(rows, fine, cols, fine).mean(axis=(1, 3))
         windows = np.argwhere(share >= _LEAST_TISSUE)
         if len(windows):
@@ -73,5 +73,6 @@ def _chosen(slide: Slide, *, step: float, mpp: float) -> list[tuple[int, int]]:
     return [(row, col) for row, col in windows[kept].tolist()]
 
 
-def _is_stained(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def is_stained(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pixels are stained, (row, col) bool."""
     return np.asarray(optical_density(rgb).mean(axis=-1) > STAINED_OD)

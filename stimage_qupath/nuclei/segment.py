@@ -10,6 +10,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import NAMESPACE_URL, uuid5
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid, expansion_halo_um
+from stimage_qupath.nuclei.kept import KeptNuclei
 from stimage_qupath.nuclei.ownership import RegionOwners, Seams
 from stimage_qupath.nuclei.prefetch import in_order
 from stimage_qupath.nuclei.segmenter import Segmenter
@@ -68,6 +70,7 @@ def segment_regions(
     threads: int = 2,
     simplify_um: float = 0.25,
     expansion_um: float = 0.0,
+    kept: KeptNuclei | None = None,
     on_progress: ProgressCallback = no_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> Iterator[CellChunk]:
@@ -96,6 +99,8 @@ def segment_regions(
         How far simplification may move an outline, µm.
     expansion_um
         How far a cell reaches beyond its nucleus, µm; 0 finds nuclei alone.
+    kept
+        Where blocks of an interrupted run are, and those of this one go; None keeps nothing.
     on_progress
         Called after each block with stage ``nuclei``.
     cancelled
@@ -135,6 +140,7 @@ def segment_regions(
         grid=grid,
         simplify_px=simplify_um / mpp,
         expansion_um=expansion_um,
+        kept=kept,
     )
     return run.chunks(image_id=image_id, threads=threads, on_progress=on_progress, cancelled=cancelled)
 
@@ -155,6 +161,7 @@ class _Run:
     grid: Grid
     simplify_px: float
     expansion_um: float
+    kept: KeptNuclei | None
 
     def chunks(
         self, *, image_id: str, threads: int, on_progress: ProgressCallback, cancelled: CancelCheck
@@ -201,7 +208,17 @@ class _Run:
             simplify_px=self.simplify_px,
             expansion_um=self.expansion_um,
         )
-        return in_order(places, lambda place: reader.nuclei(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)
+        found = reader.nuclei if self.kept is None else partial(_kept_or_found, self.kept, reader)
+        return in_order(places, lambda place: found(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)
+
+
+def _kept_or_found(kept: KeptNuclei, reader: BlockReader, row: int, col: int) -> BlockNuclei:
+    """Return the nuclei of a block, from an earlier run where there was one."""
+    nuclei = kept.load(row, col)
+    if nuclei is None:
+        nuclei = reader.nuclei(row, col)
+        kept.save(row, col, nuclei)
+    return nuclei
 
 
 def nucleus_id(prefix: str, x: float, y: float) -> str:

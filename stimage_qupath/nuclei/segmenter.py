@@ -51,6 +51,8 @@ class Segmenter(Protocol):
     stride
         Working pixels by which blocks must be apart to be seen alike: a network that halves its input three times tells
         an image from the same one moved by a pixel, not by eight. 1 where there is no such grid.
+    identity
+        Equal for segmenters that outline equally: settings, and a hash of the weights where there are some.
     """
 
     @property
@@ -71,6 +73,11 @@ class Segmenter(Protocol):
     @property
     def stride(self) -> int:
         """Working pixels by which blocks must be apart to be seen alike."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Equal for segmenters that outline equally."""
         ...
 
     def calibrate(self, slide: Slide, mpp: float, regions: Sequence[Region]) -> BoundSegmenter:

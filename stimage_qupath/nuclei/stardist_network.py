@@ -144,22 +144,40 @@ class StarDistNetwork(nn.Module):
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what :meth:`forward` does, with the log odds of the probability: training needs those."""
-        for pool, convolve in zip(self.pools, self.reduce, strict=True):
-            x = nn.functional.max_pool2d(convolve(x), pool)
-        skips = []
-        for convolve in self.down:
-            x = convolve(x)
-            skips.append(x)
-            x = nn.functional.max_pool2d(x, self.config.unet_pool)
-        x = self.middle(x)
-        for convolve in self.up:
-            x = nn.functional.interpolate(x, scale_factor=[float(p) for p in self.config.unet_pool], mode="nearest")
-            x = convolve(torch.cat([x, skips.pop()], dim=1))
+        x = self.reduced(x)
+        if self.down:
+            skip = self.down[0](x)
+            x = self.up[-1](self.joined(self.below(nn.functional.max_pool2d(skip, self.config.unet_pool)), skip))
+        else:
+            x = self.middle(x)
         x = self.features(x)
         # Both heads in one pass: a convolution to a single channel alone takes torch's slow way.
         weight, bias = (torch.cat([getattr(self.prob, name), getattr(self.dist, name)]) for name in ("weight", "bias"))
         both = nn.functional.conv2d(x, weight, bias)
         return both[:, 0], both[:, 1:].permute(0, 2, 3, 1)
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """Bring an image to the grid."""
+        for pool, convolve in zip(self.pools, self.reduce, strict=True):
+            x = nn.functional.max_pool2d(convolve(x), pool)
+        return x
+
+    def below(self, x: Tensor) -> Tensor:
+        """Return what the layers between the first pooling and the last upsampling make of its values."""
+        skips = []
+        for convolve in self.down[1:]:
+            x = convolve(x)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, self.config.unet_pool)
+        x = self.middle(x)
+        for convolve in self.up[:-1]:
+            x = convolve(self.joined(x, skips.pop()))
+        return x
+
+    def joined(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Bring values to the size of a skip connection, and its channels beside theirs."""
+        x = nn.functional.interpolate(x, scale_factor=[float(p) for p in self.config.unet_pool], mode="nearest")
+        return torch.cat([x, skip], dim=1)
 
 
 def _pools(grid: tuple[int, int]) -> list[tuple[int, int]]:

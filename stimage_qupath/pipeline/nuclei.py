@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from stimage_qupath.config import PredictSettings, SegmentSettings
 from stimage_qupath.geojson_dialect import Color
 from stimage_qupath.nuclei.foreign import PlacedNuclei
 from stimage_qupath.nuclei.foreign_reader import read_nuclei
+from stimage_qupath.nuclei.kept import KeptNuclei
 from stimage_qupath.nuclei.registry import choose_segmenter
 from stimage_qupath.nuclei.segment import CellChunk, segment_regions
 from stimage_qupath.pipeline.inputs import Input
@@ -24,7 +26,9 @@ SIMPLIFY_UM = 0.25
 class ChunksOfNuclei(Protocol):
     """A way to go through the nuclei of a run."""
 
-    def __call__(self, *, threads: int, on_progress: ProgressCallback, cancelled: CancelCheck) -> Iterator[CellChunk]:
+    def __call__(
+        self, *, threads: int, kept: KeptNuclei | None, on_progress: ProgressCallback, cancelled: CancelCheck
+    ) -> Iterator[CellChunk]:
         """Yield regions in order, each region block by block."""
         ...
 
@@ -37,6 +41,8 @@ class NucleiSource:
     ----------
     chunks
         Goes through them.
+    identity
+        Equal where outlines are equal: of the segmenter, or of the user's file.
     are_own
         Whether this package outlined them; the user's keep their id and class and are never marked as ours.
     color_of_class
@@ -46,6 +52,7 @@ class NucleiSource:
     """
 
     chunks: ChunksOfNuclei
+    identity: str
     are_own: bool = True
     color_of_class: Mapping[str, Color] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -62,7 +69,9 @@ def choose_nuclei(settings: SegmentSettings, source: Input) -> NucleiSource:
     if isinstance(settings, PredictSettings) and settings.nuclei is not None:
         return _from_file(settings, source)
     device = choose_device(settings.device)
-    segmenter = choose_segmenter(settings.segmenter, device=device, download=settings.download)
+    segmenter = choose_segmenter(
+        settings.segmenter, device=device, download=settings.download, bfloat16=settings.nuclei_precision == "bfloat16"
+    )
     chunks = partial(
         segment_regions,
         source.slide,
@@ -73,7 +82,7 @@ def choose_nuclei(settings: SegmentSettings, source: Input) -> NucleiSource:
         simplify_um=SIMPLIFY_UM,
         expansion_um=settings.cell_expansion_um,
     )
-    return NucleiSource(chunks)
+    return NucleiSource(chunks, identity=segmenter.identity)
 
 
 def _from_file(settings: PredictSettings, source: Input) -> NucleiSource:
@@ -91,4 +100,17 @@ def _from_file(settings: PredictSettings, source: Input) -> NucleiSource:
     placed = PlacedNuclei(
         nuclei, source.slide, source.mpp, source.regions, source.image_id, expansion_um=settings.cell_expansion_um
     )
-    return NucleiSource(placed.chunks, are_own=False, color_of_class=nuclei.color_of_class, warnings=placed.warnings())
+
+    def chunks(
+        *, threads: int, kept: KeptNuclei | None, on_progress: ProgressCallback, cancelled: CancelCheck
+    ) -> Iterator[CellChunk]:
+        del kept  # the outlines are there already
+        return placed.chunks(threads=threads, on_progress=on_progress, cancelled=cancelled)
+
+    return NucleiSource(
+        chunks,
+        identity=hashlib.sha256(settings.nuclei.read_bytes()).hexdigest(),
+        are_own=False,
+        color_of_class=nuclei.color_of_class,
+        warnings=placed.warnings(),
+    )

@@ -48,11 +48,11 @@ class AugmentationSettings:
         Share of views that are compressed.
     """
 
-    scale: float = 1.35
+    scale: float = 1.4
     stretch: float = 1.15
-    stain: float = 0.25
-    colour: float = 0.08
-    light: float = 0.15
+    stain: float = 0.35
+    colour: float = 0.1
+    light: float = 0.2
     blur_px: float = 1.2
     noise: float = 0.03
     jpeg: float = 0.3

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+from skimage.segmentation import expand_labels
 
 from stimage_qupath.errors import UsageError
 from stimage_qupath.slide.calibration import slide_pixel_size
 from stimage_qupath.slide.reader import open_slide
 from stimage_qupath.training.nuclei_labels import read_nuclei_labels
 from stimage_qupath.training.nuclei_targets import IGNORED
+from stimage_qupath.word_table import read_words
 
 COLUMNS: Final = ("image", "labels", "mpp", "licence")
-OPTIONAL: Final = ("split", "weight")
+OPTIONAL: Final = ("split", "weight", "grow_um", "restain", "incomplete")
 Split = Literal["", "train", "validation"]
+_NUMBERS: Final = {"weight": 1.0, "grow_um": 0.0, "restain": 0.0}
 _LARGEST_PX: Final = 10_000  # a side: what fits in memory several times over; whole slides are cut by the user
 
 
@@ -43,6 +45,11 @@ class NucleiImage:
         ``train``, ``validation``, or empty where chance decides.
     weight
         How often it is drawn, beside its area.
+    restain
+        Share of its views that show it as H&E, where it is of a single dye; see
+        :func:`~stimage_qupath.training.nuclei_restaining.restained`.
+    is_incomplete
+        Whether its labels lack nuclei, or all of them, which a teacher is to find.
     sha256
         Of the image file, empty where there is none.
     """
@@ -53,6 +60,8 @@ class NucleiImage:
     licence: str = "not stated"
     split: Split = ""
     weight: float = 1.0
+    restain: float = 0.0
+    is_incomplete: bool = False
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -60,10 +69,14 @@ class NucleiImage:
         if self.rgb.shape != (*self.labels.shape, 3) or min(self.labels.shape) < 2:
             msg = f"expected labels of the size of {self.name}, found {self.labels.shape} for {self.rgb.shape}"
             raise UsageError(msg)
-        if self.split not in {"", "train", "validation"} or not 0 < self.weight < math.inf:
+        if (
+            self.split not in {"", "train", "validation"}
+            or not 0 < self.weight < math.inf
+            or not 0 <= self.restain <= 1
+        ):
             msg = (
-                f"expected split train, validation or empty and a weight above 0 for {self.name}, "
-                f"found '{self.split}' and {self.weight}"
+                f"expected split train, validation or empty, a weight above 0 and restain of 0 to 1 for {self.name}, "
+                f"found '{self.split}', {self.weight} and {self.restain}"
             )
             raise UsageError(msg)
 
@@ -76,8 +89,10 @@ class NucleiImage:
 def read_nuclei_dataset(table: Path, *, mpp: float) -> list[NucleiImage]:
     """Read every image that a dataset table names, at one pixel size.
 
-    The table is CSV with the columns ``image, labels, mpp, licence``, and ``split, weight`` where wanted; paths are
-    relative to the table or absolute; ``mpp`` may be empty where the image states its pixel size.
+    The table is CSV with the columns ``image, labels, mpp, licence``, and where wanted ``split, weight, grow_um,
+    restain, incomplete``; paths are relative to the table or absolute. ``mpp`` may be empty where the image states its
+    pixel size, ``labels`` where a teacher is to find all nuclei; ``incomplete`` is ``yes`` where it is to find some.
+    ``grow_um`` moves the outlines outwards.
 
     Parameters
     ----------
@@ -96,7 +111,7 @@ def read_nuclei_dataset(table: Path, *, mpp: float) -> list[NucleiImage]:
     if not table.is_file():
         msg = f"expected a dataset table at {table}, found no file; pass a CSV with the columns {','.join(COLUMNS)}"
         raise UsageError(msg)
-    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows = read_words(table, what="a dataset table")
     missing = [column for column in COLUMNS if column not in rows.columns]
     if missing or rows.empty:
         found = "no column " + ", ".join(missing) if missing else "no rows"
@@ -111,7 +126,7 @@ def read_nuclei_dataset(table: Path, *, mpp: float) -> list[NucleiImage]:
 
 def _read_row(row: dict[str, str], folder: Path, *, mpp: float) -> NucleiImage:
     """Read one image and its labels."""
-    files = {key: folder / row[key].strip() for key in ("image", "labels")}
+    files = {key: folder / row[key].strip() for key in ("image", "labels") if key == "image" or row[key].strip()}
     for key, path in files.items():
         if not path.is_file():
             msg = f"expected the {key} of a row of the dataset at {path}, found no file; check the column {key}"
@@ -119,9 +134,10 @@ def _read_row(row: dict[str, str], folder: Path, *, mpp: float) -> NucleiImage:
     name = files["image"].name
     try:
         stated = float(row["mpp"]) if row["mpp"].strip() else None
-        weight = float(row.get("weight", "").strip() or 1)
+        weight, grow_um, restain = (float(row.get(key, "").strip() or n) for key, n in _NUMBERS.items())
     except ValueError as error:
-        msg = f"expected numbers as mpp and weight of {name}, found '{row['mpp']}' and '{row.get('weight', '')}'"
+        found = ", ".join(f"'{row.get(key, '')}'" for key in ("mpp", *_NUMBERS))
+        msg = f"expected numbers as mpp, {', '.join(_NUMBERS)} of {name}, found {found}"
         raise UsageError(msg) from error
     with open_slide(files["image"]) as slide:
         if max(slide.width, slide.height) > _LARGEST_PX:
@@ -130,10 +146,11 @@ def _read_row(row: dict[str, str], folder: Path, *, mpp: float) -> NucleiImage:
                 "cut the annotated part out of the slide"
             )
             raise UsageError(msg)
-        downsample = mpp / slide_pixel_size(slide, stated, what=name)
+        own_mpp = slide_pixel_size(slide, stated, what=name)
+        downsample = mpp / own_mpp
         height, width = (max(2, math.floor(side / downsample)) for side in (slide.height, slide.width))
         rgb = slide.read_region(0, 0, width=width, height=height, downsample=downsample)
-        labels = read_nuclei_labels(files["labels"], shape=(slide.height, slide.width))
+        labels = _labels(files.get("labels"), (slide.height, slide.width), grow_px=grow_um / own_mpp)
     return NucleiImage(
         name=name,
         rgb=rgb,
@@ -141,8 +158,21 @@ def _read_row(row: dict[str, str], folder: Path, *, mpp: float) -> NucleiImage:
         licence=row["licence"].strip() or "not stated",
         split=row.get("split", "").strip(),  # type: ignore[arg-type]  # the image checks the word
         weight=weight,
+        restain=restain,
+        is_incomplete="labels" not in files or row.get("incomplete", "").strip() == "yes",
         sha256=hashlib.sha256(files["image"].read_bytes()).hexdigest(),
     )
+
+
+def _labels(path: Path | None, shape: tuple[int, int], *, grow_px: float) -> NDArray[np.int32]:
+    """Return the labels of an image, moved outwards; none where there is no file."""
+    if path is None:
+        return np.zeros(shape, dtype=np.int32)
+    labels = read_nuclei_labels(path, shape=shape)
+    if not grow_px:
+        return labels
+    grown = expand_labels(np.maximum(labels, 0), grow_px)  # type: ignore[no-untyped-call]
+    return np.where((labels < 0) & (grown == 0), IGNORED, grown).astype(np.int32)
 
 
 def resampled(labels: NDArray[np.int32], shape: tuple[int, int], *, downsample: float) -> NDArray[np.int32]:
@@ -189,7 +219,7 @@ def split_images(
         validation += [free[i] for i in sorted(order[:drawn])]
         training += [free[i] for i in sorted(order[drawn:])]
     for what, part in (("training", training), ("validation", validation)):
-        if not any(image.nuclei for image in part):
+        if not any(image.nuclei or (what == "training" and image.is_incomplete) for image in part):
             msg = (
                 f"expected labelled nuclei among the images for {what}, found none in {len(part)} images; add images, "
                 "change --validation-fraction, or fill the column split"

@@ -21,7 +21,7 @@ from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelle
 from stimage_qupath.training.nuclei_augmentation import AugmentationSettings
 from stimage_qupath.training.nuclei_dataset import NucleiImage
 from stimage_qupath.training.nuclei_sampling import NucleiBatch, NucleiSampler
-from stimage_qupath.training.nuclei_score import average_precision, best_thresholds
+from stimage_qupath.training.nuclei_score import average_precision, best_thresholds, outward_offset
 
 STAGE: Final = "train"
 _DIST_WEIGHT: Final = 0.2  # as the original
@@ -90,6 +90,8 @@ class NucleiFit:
         ``prob`` and ``nms`` of highest AP on the validation images.
     validation_ap
         That AP at IoU 0.5, mean over images.
+    offset_px
+        Added to all distances at the end, so that nuclei have the right area on the validation images.
     losses
         Mean training loss of each epoch.
     scores
@@ -101,6 +103,7 @@ class NucleiFit:
     network: StarDistNetwork
     thresholds: dict[str, float]
     validation_ap: float
+    offset_px: float
     losses: tuple[float, ...]
     scores: tuple[float, ...]
     kept_epoch: int
@@ -190,8 +193,12 @@ def fit_nuclei(
         loss = f"loss {losses[-1]:.3f}" if losses else ""
         on_progress(STAGE, step + 1, total, loss + score)
     averaged.network.load_state_dict(kept)
+    thresholds, _ = best_thresholds(averaged.network, validation, device=device)
+    offset = outward_offset(averaged.network, validation, thresholds, device=device)
+    kept["dist.bias"] = kept["dist.bias"] + offset
+    averaged.network.load_state_dict(kept)
     thresholds, validation_ap = best_thresholds(averaged.network, validation, device=device)
-    return NucleiFit(averaged.network, thresholds, validation_ap, tuple(losses), tuple(scores), kept_epoch)
+    return NucleiFit(averaged.network, thresholds, validation_ap, offset, tuple(losses), tuple(scores), kept_epoch)
 
 
 def _step(

@@ -17,6 +17,7 @@ from stimage_qupath.nuclei.stardist_network import StarDistConfig
 from stimage_qupath.nuclei.stardist_segmenter import PERCENTILES
 from stimage_qupath.training.nuclei_augmentation import AugmentationSettings, Stain, degraded, view
 from stimage_qupath.training.nuclei_dataset import NucleiImage
+from stimage_qupath.training.nuclei_restaining import restained
 from stimage_qupath.training.nuclei_targets import nuclei_targets
 
 MARGIN_PX: Final = 16  # 8 µm: most of a nucleus that the border of a view cuts
@@ -93,8 +94,9 @@ class NucleiSampler:
         rng = np.random.default_rng([self.seed, number])
         image = self.images[rng.choice(len(self.images), p=share)]
         height, width = image.labels.shape
+        source = restained(image.rgb, image.labels, rng=rng) if rng.random() < image.restain else image.rgb
         rgb, labels = view(
-            image.rgb,
+            source,
             image.labels,
             centre=(rng.uniform(0, height), rng.uniform(0, width)),
             size=self.patch_px,
@@ -103,7 +105,7 @@ class NucleiSampler:
             settings=self.augmentation,
         )
         stain = Stain.draw(rng, self.augmentation)
-        low, high = _range(image.rgb, stain, rng)
+        low, high = _range(source, stain, rng)
         if self.augmentation.light:
             low, high = np.array([low, high]) + (high - low) * rng.normal(0, _RANGE_JITTER, 2)
         rgb = (degraded(stain.apply(rgb), rng=rng, settings=self.augmentation) - low) / (high - low)

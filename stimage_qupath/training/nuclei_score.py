@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -54,6 +54,26 @@ def best_thresholds(
             if score > best_score:
                 best, best_score = candidate, score
     return {"prob": best.prob_threshold, "nms": best.nms_threshold}, best_score
+
+
+def outward_offset(
+    network: StarDistNetwork, images: Sequence[NucleiImage], thresholds: Mapping[str, float], *, device: torch.device
+) -> float:
+    """Return by how many pixels outlines are too small: the median over matched nuclei of the radii's difference.
+
+    A radius is that of the circle of equal area.
+    """
+    segmenter = StarDistSegmenter(network, thresholds["prob"], thresholds["nms"], device)
+    differences = [np.empty(0)]
+    for image in images:
+        truth, found = np.maximum(image.labels, 0), bound_to(segmenter, image).label(image.rgb)
+        matched = matching(truth, found, thresh=IOU, report_matches=True)
+        pairs = np.array([p for p, s in zip(matched.matched_pairs, matched.matched_scores, strict=True) if s >= IOU])
+        if len(pairs):
+            radii = [np.sqrt(np.bincount(m.ravel())[n] / np.pi) for m, n in zip((truth, found), pairs.T, strict=True)]
+            differences.append(radii[0] - radii[1])
+    together = np.concatenate(differences)
+    return float(np.median(together)) if len(together) else 0.0
 
 
 def matched_counts(truth: NDArray[np.int32], found: NDArray[np.int32]) -> tuple[int, int, int]:

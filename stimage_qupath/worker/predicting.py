@@ -73,7 +73,7 @@ def _predict_image(job: Job, request: Request, image: ImageRequest, model: Model
     _check_view(image)
     report: ProgressCallback = partial(job.channel.progress, image.id)
     report("opening the image", 0, 0, image.name)
-    record = flow.run(_settings(request, image), report, job.cancelled, model=model)
+    record = flow.run(_settings(request, image), report, job.cancelled, model=model, keep_blocks=False)
     found = {**record, "folder": record["output"], **_index(Path(record["output"]))}
     about |= {key: found[key] for key in ANSWERED}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,21 @@ def test_training_goes_on_from_a_folder(trained, table, tmp_path):
     card = train_nuclei.run(settings, fit=NucleiFitSettings(steps=1, patch_px=32, learning_rate=1e-6))
     assert card["network"]["n_rays"] == 16  # the folder's, not the default 32
     assert card["figures"]["validation"]["ap50"] == pytest.approx(trained[1]["figures"]["validation"]["ap50"], abs=0.1)
+
+
+def test_images_without_labels_learn_from_the_first_model(trained, table, tmp_path):
+    rows = table.read_text().splitlines()[1:]
+    bare = tmp_path / "bare.csv"
+    rows = [f"{table.parent}/{r.split(',')[0]},{table.parent}/{r.split(',')[1]},0.25,CC0,validation" for r in rows[:1]]
+    rows.append(f"{table.parent}/image1.png,,0.25,CC0,train")
+    bare.write_text("image,labels,mpp,licence,split\n" + "\n".join(rows) + "\n")
+    settings = TrainNucleiSettings(dataset=bare, output=tmp_path / "self", epochs=1, batch_size=1, device="cpu")
+    fit = NucleiFitSettings(steps=1, patch_px=32, learning_rate=1e-6)
+    with pytest.raises(UsageError, match=r"expected a model to find the nuclei that the labels of image1\.png lack"):
+        train_nuclei.run(settings, fit=fit)
+    card = train_nuclei.run(replace(settings, start_from=str(trained[0])), fit=fit)
+    assert card["training"]["nuclei"] == pytest.approx(25, abs=3)
+    assert card["training"]["learning_rate"] == 1e-6
 
 
 def test_an_existing_output_stays(trained, table, tmp_path):

@@ -221,6 +221,18 @@ def test_a_second_run_replaces_exactly_its_own(project):
     assert [d for d in detections if d["id"] == USER] == project.before[1]
 
 
+def test_the_nuclei_are_those_of_the_segmenter_that_is_asked_for(project):
+    status, _ = project.predict("segmenter=he", "classes=Tumor")
+    assert status["status"] == "done"
+    record = json.loads((run_folder(status) / "run.json").read_text(encoding="utf-8"))
+    assert record["settings"]["segmenter"] == "he"
+    first = json.loads((run_folder(project.first_status) / "run.json").read_text(encoding="utf-8"))
+    assert first["settings"]["segmenter"] == "classical"
+    status, _ = project.predict("segmenter=teaspoon", "classes=Tumor")
+    assert status["status"] == "failed"
+    assert "expected segmenter" in status["message"]
+
+
 def test_a_failure_is_said_in_the_status_file_and_changes_nothing(project):
     before = project.dump()
     status, _ = project.predict("genes=NOSUCHGENE")

@@ -289,7 +289,7 @@ def test_large_and_negative_labels(tmp_path):
         (["a.png,small.npy,0.25,CC0"], r"expected labels of 128 x 128 px, as the image, in small\.npy, found 5 x 4"),
         (["a.png,a.txt,0.25,CC0"], r"expected labels in a file that ends in \.tif"),
         (["a.png,empty.npy,0.25,CC0"], "expected labelled nuclei in the images"),
-        (["a.png,a_labels.tif,half,CC0"], "expected numbers as mpp and weight of a.png, found 'half'"),
+        (["a.png,a_labels.tif,half,CC0"], "expected numbers as mpp, weight, grow_um, restain of a.png, found 'half'"),
         ([], "and at least one row .* found no rows"),
     ],
 )
@@ -300,6 +300,21 @@ def test_a_faulty_table_is_one_sentence(tmp_path, rows, message):
     (tmp_path / "a.txt").write_text("1")
     with pytest.raises(UsageError, match=message):
         read_nuclei_dataset(write_table(tmp_path, rows), mpp=0.5)
+
+
+def test_outlines_grow_and_missing_ones_are_marked(tmp_path):
+    image = discs(0)
+    labels = write_image(tmp_path, image, "a")
+    header = "image,labels,mpp,licence,grow_um,restain,incomplete"
+    rows = [f"a.png,{labels},0.5,CC0,,,", f"a.png,{labels},0.5,CC0,1,0.5,yes", "a.png,,0.5,CC0,,,"]
+    plain, grown, bare = read_nuclei_dataset(write_table(tmp_path, rows, header), mpp=0.5)
+    assert np.array_equal(plain.labels > 0, image.labels > 0)
+    reached = ndimage.distance_transform_edt(image.labels == 0) <= 2  # 1 um
+    assert np.array_equal(grown.labels > 0, reached)
+    assert np.array_equal(grown.labels[image.labels > 0], plain.labels[image.labels > 0])
+    assert [i.is_incomplete for i in (plain, grown, bare)] == [False, True, True]
+    assert [i.restain for i in (plain, grown, bare)] == [0, 0.5, 0]
+    assert not bare.labels.any()
 
 
 def test_a_table_without_its_columns(tmp_path):
