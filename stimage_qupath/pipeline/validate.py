@@ -17,6 +17,7 @@ from stimage_qupath.export.run_genes import read_genes
 from stimage_qupath.export.run_reader import Run, read_run
 from stimage_qupath.export.run_record import to_json
 from stimage_qupath.pipeline.annotators import compare_annotators, label_agreement
+from stimage_qupath.pipeline.attribution_enrichment import enrichment
 from stimage_qupath.pipeline.labelling import Labelling, read_labelling
 from stimage_qupath.pipeline.record import versions
 from stimage_qupath.pipeline.validation_figures import ClassFigures, Scores
@@ -162,6 +163,15 @@ def _validation(
         "high_rule": scores.high_rule,
         "classes": figures.to_dict(),
         "labels": label_agreement(first, nuclei.types),
+        "attribution": enrichment(
+            finished,
+            labelled,
+            scored,
+            block_um=settings.block_um,
+            permutations=settings.permutations,
+            seed=settings.seed,
+            cancelled=cancelled,
+        ),
         "second": None if second is None else compare_annotators(settings, first, second, scores, nuclei.types),
         "warnings": _warnings(settings, first, second, scores),
     }
