@@ -38,6 +38,158 @@ class EncoderCard:
     Attributes
     ----------
     name
+        ``context``, ``nucleus``, ``colour``, ``timm:<model>`` or a name of the registry.
+    source
+        Where weights and method come from.
+    licence
+        Licence of the weights.
+    gated
+        Whether the weights need an accepted licence and a token.
+    mpp
+        Pixel size the encoder reads, um.
+    tile_px
+        Side of the window around a centre, pixels at ``mpp``.
+    width
+        Features a tile.
+    mean, std
+        Normalisation of RGB in 0-1.
+    pads_edges
+        Whether windows beyond the image are filled with white (networks) or clipped (statistics).
+    align_px
+        Images begin at multiples of this on the slide's grid at ``mpp``, so that the strides of a network run over the
+        whole image fall on the same pixels in whichever image a place travels.
+    revision
+        Commit of the hub's repository that the weights came from.
+    precision
+        ``float32``, or what the network computes in instead: ``bfloat16``, ``float16``.
+    weights_sha256
+        Of all tensors of the network, with their names; None where there are none.
+    notes
+        What the user should know of the encoder.
+    parts
+        Of several encoders side by side: the card of each, in the order of their features.
+    """
+
+    name: str
+    source: str
+    licence: str
+    gated: bool
+    mpp: float
+    tile_px: int
+    width: int
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    pads_edges: bool = True
+    align_px: int = 1
+    revision: str | None = None
+    precision: str = FLOAT32
+    weights_sha256: str | None = None
+    notes: tuple[str, ...] = ()
+    parts: tuple[EncoderCard, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no slide has, and precisions that no device has."""
+        if self.precision not in PRECISIONS:
+            msg = f"expected a precision out of {', '.join(PRECISIONS)}, found '{self.precision}'"
+            raise ValueError(msg)
+        if not 0.05 <= self.mpp <= 20 or self.tile_px < 1 or self.width < 1:
+            msg = f"expected an encoder with 0.05 <= mpp <= 20 and positive sizes, found {self}"
+            raise ValueError(msg)
+
+    @property
+    def tile_um(self) -> float:
+        """Side of the window, um."""
+        return self.tile_px * self.mpp
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the card as JSON has it."""
+        lists = {"mean": list(self.mean), "std": list(self.std), "notes": list(self.notes)}
+        stored = {**asdict(self), **lists, "tile_um": self.tile_um}
+        del stored["parts"]  # of one encoder there are none, and its card and fingerprint say nothing of them
+        return stored | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
+
+
+class Encoder(Protocol):
+    """A frozen map from places in an image to features."""
+
+    card: EncoderCard
+
+    def encode(
+        self,
+        image: NDArray[np.uint8],
+        centres: NDArray[np.float64],
+        *,
+        device: torch.device,
+        batch_size: int,
+        cancelled: CancelCheck,
+    ) -> NDArray[np.float32]:
+        """Return the features of windows around ``centres``.
+
+        Parameters
+        ----------
+        image
+            (height, width, 3) RGB at ``card.mpp``.
+        centres
+            (place, 2) x and y in pixels of ``image``.
+        device
+            Where a network runs.
+        batch_size
+            Tiles a forward pass; the result does not depend on it.
+        cancelled
+            Asked between batches.
+
+        Returns
+        -------
+        ndarray
+            (place, ``card.width``) float32.
+        """
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """An encoder that can say what its features depend on; only such features are kept on disk."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the features depend on besides the pixels and this package's version."""
+        ...
+
+
+def card_fingerprint(card: EncoderCard, **more: str) -> str:
+    """Return a hash of the facts of ``card`` that change features, its weights among them.
+
+    Parameters
+    ----------
+    card
+        The card.
+    more
+        What else the features depend on.
+    """
+    aside = ("source", "licence", "gated", "revision", "notes", "tile_um")
+    facts = {key: value for key, value in card.to_dict().items() if key not in aside}
+    return hashlib.sha256(json.dumps(facts | more, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_names() -> tuple[str, ...]:
+    """Return the names that :func:`load_encoder` knows, without those of timm."""
+    from stimage_qupath.models.encoder_cards import registered_encoders
+
+    return (CONTEXT, NUCLEUS, COLOUR, *registered_encoders())
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: str | None = None,
+    pretrained: bool = True,
+    precision: str = FLOAT32,
+    revision: str | None = None,
+) -> Encoder:
+    """Return the encoder called ``name``.
+
+    Parameters
+    ----------
+    name
         ``context``, ``nucleus``, ``colour``, a name of the registry such as ``uni2-h`` (``stimage-qupath encoders``
         lists them), or ``timm:`` and the name of any timm model, for example ``timm:resnet50.a1_in1k``; or several of
         those, joined by ``+``, whose features then lie in a row.
