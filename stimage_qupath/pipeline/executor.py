@@ -36,6 +36,8 @@ from stimage_qupath.results import CancelCheck, ProgressCallback, no_progress, s
 POLL_S: Final = 0.2
 WORKER_POLL_S: Final = 2.0
 """How often an attempt on a cluster asks whether it is still wanted."""
+FIRST_PATIENCE_S = 10.0
+"""How long a scheduler is looked for at the start."""
 PATIENCE_S: Final = 60.0
 """How long a lost scheduler is waited for."""
 ATTEMPTS: Final = 3
@@ -140,10 +142,10 @@ def run_on_cluster(
     for attempt in range(ATTEMPTS):
         if not waiting:
             return
+        patience_s = PATIENCE_S if attempt else FIRST_PATIENCE_S
+        workers = min(settings.workers, total)
         with ExitStack() as stack:
-            client = stack.enter_context(
-                _client(distributed, settings, min(settings.workers, total), patience_s=PATIENCE_S if attempt else 10.0)
-            )
+            client = stack.enter_context(_client(distributed, settings, workers, patience_s=patience_s))
             for outcome in _round(distributed, client, waiting, cancelled):
                 del waiting[outcome.number]
                 on_progress("images", total - len(waiting), total, f"{len(client.scheduler_info()['workers'])} workers")

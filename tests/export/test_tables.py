@@ -20,7 +20,7 @@ from stimage_qupath.results import Panel
         ("STimage: OOD score", "ood_score"),
         ("STimage: outside training", "outside_training"),
         ("Nucleus: Area µm^2", "nucleus_area_um2"),
-        ("STimage: Cell type: Immune: probability", "cell_type_immune_probability"),
+        ("STimage: Cell type: Immune: probability", "cell_type_probability_Immune"),
         ("STimage: Cell type: entropy", "cell_type_entropy"),
         ("Nucleus: DAB OD max (µm)", "nucleus_dab_od_max_um"),
         ("mean", "mean"),

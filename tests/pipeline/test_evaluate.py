@@ -149,6 +149,7 @@ def test_a_finished_model_is_scored_and_images_it_saw_are_named(sections_folder,
     assert evaluation["sections"]["H"]["pcc_residual_mean"]["value"] == pytest.approx(outer, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(sections_folder, tmp_path, capsys):
     arguments = ["evaluate", str(sections_folder / "table.csv"), "--output", str(tmp_path / "e")]
     assert cli.run([*arguments, "--leave-one-out", "section", "--members", "2"]) == 0
@@ -157,6 +158,7 @@ def test_from_the_command_line(sections_folder, tmp_path, capsys):
     assert cli.run(["evaluate", "none.csv", "--output", str(tmp_path / "f")]) == 2
 
 
+@pytest.mark.slow
 def test_kept_baselines_are_those_of_the_training_sections(sections_folder, tmp_path, left_out):
     model = tmp_path / "model"
     train.run(
@@ -177,6 +179,7 @@ def test_kept_baselines_are_those_of_the_training_sections(sections_folder, tmp_
         assert kept == pytest.approx(whole, abs=0.02), name
 
 
+@pytest.mark.slow
 def test_an_older_model_folder_has_no_baselines(sections_folder, tmp_path):
     model = tmp_path / "model"
     train.run(
@@ -213,6 +216,7 @@ def test_held_out_counts_change_no_prediction_that_is_scored(sections_folder, tm
     assert changed == {"observed_depth"}
 
 
+@pytest.mark.slow
 def test_changed_images_are_scored_again(sections_folder, tmp_path):
     model = tmp_path / "model"
     train.run(
@@ -249,6 +253,7 @@ def test_the_benchmark_of_encoders(sections_folder, tmp_path, gene_file):
     assert evaluation_lines(evaluation)[-1].startswith("mean over folds: ")
 
 
+@pytest.mark.slow
 def test_gene_sets(sections_folder, tmp_path):
     detected = evaluate.run(settings(sections_folder, tmp_path / "a", genes=Path("detected")))["gene_set"]
     assert (detected["size"], detected["chosen_without_test_sections"]) == (3, True)

@@ -62,6 +62,7 @@ def test_each_slide_gets_a_run_and_a_failed_one_stops_nobody(tmp_path: Path, tab
     assert record["cells"] == sum(row["cells"] or 0 for row in record["images"]) > 6
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path: Path, table: Path) -> None:
     output = tmp_path / "out"
     flow.run(settings(table, output))
@@ -107,8 +108,9 @@ def test_the_command_takes_a_table(tmp_path: Path, table: Path, capsys: pytest.C
     assert "slide_2: done" in capsys.readouterr().out
 
 
-def test_no_scheduler_is_one_sentence(tmp_path: Path, table: Path) -> None:
+def test_no_scheduler_is_one_sentence(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(executor, "FIRST_PATIENCE_S", 0.5)
     with pytest.raises(UsageError, match=r"expected a dask scheduler at tcp://127\.0\.0\.1:1"):
         flow.run(settings(table, tmp_path / "out", executor="dask", scheduler="tcp://127.0.0.1:1"))
 

@@ -38,6 +38,7 @@ def test_by_default_slides_stay_as_they_are(sections_folder, tmp_path):
     assert target_of(card) is None
 
 
+@pytest.mark.slow
 def test_auto_takes_what_scores_best_and_says_by_how_much(sections_folder, tmp_path):
     stain = train.run(settings(sections_folder, tmp_path / "m", stain_normalisation="auto"))["stain"]
     tried = stain["tried"]
