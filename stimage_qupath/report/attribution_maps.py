@@ -57,8 +57,8 @@ def _picture(
     note: str,
 ) -> bytes:
     pixels, downsample = background
-    height, width = pixels.shape[:2]
-    figure = Figure(figsize=(8, 8 * height / width + 1.0), dpi=150, layout="constrained")
+    left, right, top, bottom = _around(table, downsample, pixels.shape[:2])
+    figure = Figure(figsize=(8, 8 * (bottom - top) / (right - left) + 1.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(pixels, alpha=0.45)
@@ -78,9 +78,21 @@ def _picture(
         linewidths=0,
     )
     figure.colorbar(dots, ax=axes, shrink=0.7, label=label)
-    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
     axes.set_title(f"{column}   {len(values):,} nuclei shown   {title}", fontsize=9)
     figure.supxlabel(note, fontsize=6)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _around(table: pd.DataFrame, downsample: float, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Return left, right, top and bottom of the part of the picture that holds nuclei, with a margin."""
+    height, width = shape
+    if table.empty:
+        return 0.0, float(width), 0.0, float(height)
+    x, y = table.x_px.to_numpy() / downsample, table.y_px.to_numpy() / downsample
+    margin = 0.04 * max(float(np.ptp(x)), float(np.ptp(y)), 50.0)
+    left, right = max(0.0, float(x.min()) - margin), min(float(width), float(x.max()) + margin)
+    top, bottom = max(0.0, float(y.min()) - margin), min(float(height), float(y.max()) + margin)
+    return left, right, top, bottom
