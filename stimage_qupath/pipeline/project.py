@@ -31,10 +31,11 @@ from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect import write_annotations
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checkpoint import Model, load_model
-from stimage_qupath.pipeline.executor import Task, absolute, run_all
+from stimage_qupath.pipeline.executor import run_all
 from stimage_qupath.pipeline.new_project import create_project
 from stimage_qupath.pipeline.record import versions
 from stimage_qupath.pipeline.signature_scores import SignatureScores
+from stimage_qupath.pipeline.tasks import Task, absolute
 from stimage_qupath.qupath.client import BridgeClient
 from stimage_qupath.qupath.guards import fingerprint, undo
 from stimage_qupath.qupath.qpproj import Project, ProjectImage, read_project

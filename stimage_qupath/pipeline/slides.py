@@ -20,8 +20,9 @@ from stimage_qupath.export.partial_folder import remove_leftovers
 from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checkpoint import load_model
-from stimage_qupath.pipeline.executor import Outcome, Task, absolute, run_all
+from stimage_qupath.pipeline.executor import run_all
 from stimage_qupath.pipeline.record import versions
+from stimage_qupath.pipeline.tasks import Outcome, Task, absolute
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress
 from stimage_qupath.word_table import read_words
 

@@ -19,8 +19,9 @@ import tifffile
 from stimage_qupath import cli
 from stimage_qupath.config import SlidesSettings
 from stimage_qupath.errors import CancelledError, OutputExistsError, PartialFailureError, UsageError
-from stimage_qupath.pipeline import executor
+from stimage_qupath.pipeline import cluster as cluster_of_dask
 from stimage_qupath.pipeline import slides as flow
+from stimage_qupath.pipeline import tasks
 
 TABLES = ("cells.geojson.gz", "cells.parquet", "cells.h5ad")
 
@@ -110,7 +111,7 @@ def test_the_command_takes_a_table(tmp_path: Path, table: Path, capsys: pytest.C
 
 def test_no_scheduler_is_one_sentence(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(executor, "FIRST_PATIENCE_S", 0.5)
+    monkeypatch.setattr(cluster_of_dask, "FIRST_PATIENCE_S", 0.5)
     with pytest.raises(UsageError, match=r"expected a dask scheduler at tcp://127\.0\.0\.1:1"):
         flow.run(settings(table, tmp_path / "out", executor="dask", scheduler="tcp://127.0.0.1:1"))
 
@@ -234,8 +235,8 @@ def test_cancel_reaches_the_workers_and_leaves_nothing_half_written(tmp_path: Pa
 
 def test_a_run_counts_as_finished_only_with_the_same_settings(tmp_path: Path, table: Path) -> None:
     (task, *_) = flow.read_slides(settings(table, tmp_path / "out"))
-    assert executor.finished_record(task.settings) is None
+    assert tasks.finished_record(task.settings) is None
     flow.run(settings(table, tmp_path / "out"))
-    assert executor.finished_record(task.settings)["cells"] > 1
+    assert tasks.finished_record(task.settings)["cells"] > 1
     (other, *_) = flow.read_slides(settings(table, tmp_path / "out", seed=3))
-    assert executor.finished_record(other.settings) is None
+    assert tasks.finished_record(other.settings) is None
