@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from stimage_qupath import __version__
 from stimage_qupath.errors import UnknownModelError
 from stimage_qupath.models.cell_type import CellTypeEnsemble, SoftmaxHeads
+from stimage_qupath.models.checked_weights import read_checked
 from stimage_qupath.names import HEADS_SAFETENSORS, MODEL_JSON
 
 KIND: Final = "cell types"
@@ -109,7 +107,7 @@ def load_cell_types(folder: Path) -> CellTypeModel:
         msg = f"expected a cell-type model with a readable {MODEL_JSON} at {folder}, found {error}"
         raise UnknownModelError(msg) from error
     _check(card, folder)
-    tensors = _read(folder / HEADS_SAFETENSORS, card["files"].get(HEADS_SAFETENSORS))
+    tensors = read_checked(folder / HEADS_SAFETENSORS, card["files"].get(HEADS_SAFETENSORS))
     try:
         heads = SoftmaxHeads(**{name: tensors[name] for name in _TENSORS}, temperature=float(card["temperature"]))
         ensemble = CellTypeEnsemble(tuple(card["classes"]), heads)
@@ -132,18 +130,3 @@ def _check(card: Any, folder: Path) -> None:
     if card["level"] not in LEVELS:
         msg = f"expected a model of level {', '.join(LEVELS)} at {folder}, found '{card['level']}'"
         raise UnknownModelError(msg)
-
-
-def _read(path: Path, expected_hash: str | None) -> dict[str, NDArray[Any]]:
-    """Read the weights, refusing bytes that are not those the card was written with."""
-    try:
-        data = path.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != expected_hash:
-            msg = f"the weights at {path} are damaged: expected SHA-256 {expected_hash}, found {found}; copy them again"
-            raise UnknownModelError(msg)
-        tensors: dict[str, NDArray[Any]] = load_tensors(data)
-    except (OSError, SafetensorError) as error:
-        msg = f"expected weights at {path}, found {error}"
-        raise UnknownModelError(msg) from error
-    return tensors

@@ -12,9 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from safetensors.torch import save as save_torch
 from torch import Tensor
@@ -22,6 +19,7 @@ from torch import Tensor
 from stimage_qupath import __version__
 from stimage_qupath.config import STARTER
 from stimage_qupath.errors import UnknownGeneError, UnknownModelError
+from stimage_qupath.models.checked_weights import read_checked
 from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.models.ensemble import Ensemble, Heads
 from stimage_qupath.models.high_low import HighLow
@@ -140,7 +138,7 @@ def load_model(name: str) -> Model:
         msg = f"expected a model folder with a readable {MODEL_JSON} at {folder}, found {error}"
         raise UnknownModelError(msg) from error
     _check_card(card, folder)
-    tensors = _read_weights(folder / HEADS_SAFETENSORS, card["files"].get(HEADS_SAFETENSORS))
+    tensors = read_checked(folder / HEADS_SAFETENSORS, card["files"].get(HEADS_SAFETENSORS))
     try:
         heads = Heads(**{key: tensors[key] for key in Heads.__dataclass_fields__})
         variance, limit = tensors["outlier_scale"].tolist()
@@ -181,7 +179,7 @@ def _encoder_file(folder: Path) -> dict[str, str]:
 def _tuned_weights(folder: Path, card: Mapping[str, Any]) -> TunedWeights | None:
     if ENCODER_SAFETENSORS not in card["files"]:
         return None
-    weights = _read_weights(folder / ENCODER_SAFETENSORS, card["files"][ENCODER_SAFETENSORS])
+    weights = read_checked(folder / ENCODER_SAFETENSORS, card["files"][ENCODER_SAFETENSORS])
     seen = frozenset(card.get("images_seen", {}).get("encoder", ()))
     return TunedWeights({name: torch.tensor(values) for name, values in weights.items()}, seen)
 
@@ -247,18 +245,3 @@ SHAPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "files": _are_files,
 }
 """What the loading of a model rests on."""
-
-
-def _read_weights(path: Path, expected_hash: str | None) -> dict[str, NDArray[Any]]:
-    """Read the weights, refusing bytes that are not those the card was written with."""
-    try:
-        data = path.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != expected_hash:
-            msg = f"the weights at {path} are damaged: expected SHA-256 {expected_hash}, found {found}; copy them again"
-            raise UnknownModelError(msg)
-        tensors: dict[str, NDArray[Any]] = load_tensors(data)
-    except (OSError, SafetensorError) as error:
-        msg = f"expected weights at {path}, found {error}"
-        raise UnknownModelError(msg) from error
-    return tensors
