@@ -6,7 +6,6 @@ what was done. An image that fails does not stop the others.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -15,25 +14,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
-from stimage_qupath import names
 from stimage_qupath.config import PredictSettings, ProjectSettings
 from stimage_qupath.errors import (
     AnnotationError,
     CancelledError,
     ImageError,
     MissingPartError,
-    OutputExistsError,
     PartialFailureError,
     StimageError,
     UsageError,
 )
-from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect import write_annotations
-from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.pipeline.executor import run_all
 from stimage_qupath.pipeline.new_project import create_project
-from stimage_qupath.pipeline.record import versions
+from stimage_qupath.pipeline.several import claim, write_table
 from stimage_qupath.pipeline.signature_scores import SignatureScores
 from stimage_qupath.pipeline.tasks import Task, absolute
 from stimage_qupath.qupath.client import BridgeClient
@@ -129,7 +124,7 @@ def run(
         model = load_model(settings.model)
         model.choose_genes(settings.genes)  # a wrong name is one error, not one an image
         SignatureScores.of(settings.signatures, model.ensemble)
-        _claim(settings)
+        claim(settings, KIND)
         if settings.create_project:
             settings = replace(settings, write_back=create_project(settings, client))
         project = read_project(settings.image)
@@ -137,12 +132,12 @@ def run(
         table = [_Row(image.id, image.name) for image in images]
         flow = _Flow(settings, model, project, path_maps, choose_source(project, client), client)
         failures: list[StimageError] = []
-        record = _write_table(settings, project, table)
+        record = write_table(settings, KIND, [row.record() for row in table], project=_said_of(project))
         for row, failure in _all(flow, table, images, on_progress, cancelled):
             if failure is not None:
                 row.fail(failure)
                 failures.append(failure)
-            record = _write_table(settings, project, table)
+            record = write_table(settings, KIND, [row.record() for row in table], project=_said_of(project))
         on_progress("images", len(images), len(images), "")
     return _finish(record, table, failures)
 
@@ -374,42 +369,5 @@ def _check_size(path: Path, image: ProjectImage) -> None:
         raise ImageError(msg)
 
 
-def _claim(settings: ProjectSettings) -> None:
-    """Make the output folder, and refuse one that holds anything but an earlier project run to be replaced."""
-    output = settings.output
-    with output_errors(output):
-        there = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        if there and not (settings.force or settings.resume):
-            msg = f"expected no {output} yet, found one; choose another output or force its replacement (--force)"
-            raise OutputExistsError(msg)
-        if there and not settings.resume and not _is_project_run(output):
-            msg = f"expected an earlier project run in {output} to replace, found something else; choose another output"
-            raise OutputExistsError(msg)
-        output.mkdir(parents=True, exist_ok=True)
-
-
-def _is_project_run(output: Path) -> bool:
-    try:
-        return bool(json.loads((output / names.RUN_JSON).read_text(encoding="utf-8")).get("kind") == KIND)
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _write_table(settings: ProjectSettings, project: Project, table: list[_Row]) -> dict[str, Any]:
-    """Write ``run.json`` and return what is in it."""
-    record = {
-        "kind": KIND,
-        "command": settings.flow,
-        "settings": settings.to_dict(),
-        "project": {"path": str(project.path), "qupath_version": project.qupath_version, "images": len(project.images)},
-        "images": [row.record() for row in table],
-        "cells": sum(row.cells or 0 for row in table),
-        "versions": versions(),
-        "output": str(settings.output),
-    }
-    path = settings.output / names.RUN_JSON
-    with output_errors(path):
-        partial = path.with_name(path.name + names.PARTIAL_SUFFIX)
-        partial.write_bytes(to_json(record))
-        partial.replace(path)
-    return record
+def _said_of(project: Project) -> dict[str, Any]:
+    return {"path": str(project.path), "qupath_version": project.qupath_version, "images": len(project.images)}

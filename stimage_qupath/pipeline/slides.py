@@ -7,21 +7,17 @@ was done. A slide that fails does not stop the others, and ``resume`` leaves out
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stimage_qupath import names
 from stimage_qupath.config import SlidesSettings
-from stimage_qupath.errors import OutputExistsError, PartialFailureError, StimageError, UsageError
+from stimage_qupath.errors import PartialFailureError, StimageError, UsageError
 from stimage_qupath.export.partial_folder import remove_leftovers
-from stimage_qupath.export.run_record import to_json
-from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checkpoint import load_model
 from stimage_qupath.pipeline.executor import run_all
-from stimage_qupath.pipeline.record import versions
+from stimage_qupath.pipeline.several import claim, write_table
 from stimage_qupath.pipeline.tasks import Outcome, Task, absolute
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress
 from stimage_qupath.word_table import read_words
@@ -85,15 +81,15 @@ def run(
     tasks = read_slides(settings)
     model = load_model(settings.model)
     model.choose_genes(settings.genes)  # a wrong name is one error, not one a slide
-    _claim(settings)
+    claim(settings, KIND)
     rows = [Row(task.name, str(task.settings.image)) for task in tasks]
     outcomes = run_all(tasks, settings, model, on_progress, cancelled)
-    record = _write_table(settings, rows)
+    record = write_table(settings, KIND, [dataclasses.asdict(row) for row in rows])
     failures: list[StimageError] = []
     for done, outcome in enumerate(outcomes, start=1):
         rows[outcome.number].take(outcome)
         failures += [outcome.failure] if outcome.failure else []
-        record = _write_table(settings, rows)
+        record = write_table(settings, KIND, [dataclasses.asdict(row) for row in rows])
         on_progress("slides", done, len(rows), rows[outcome.number].name)
     remove_leftovers(settings.output)  # of workers that died
     if failures and len(rows) == 1:
@@ -143,43 +139,3 @@ def _task(settings: SlidesSettings, number: int, name: str, row: dict[str, str])
     changed = {"image": here / row["image"], "output": settings.output / name, "mpp": mpp}
     changed |= {"annotations": path("annotations"), "nuclei": path("nuclei")}
     return Task(number, name, absolute(settings.of_image(**changed)))
-
-
-def _claim(settings: SlidesSettings) -> None:
-    """Make the output folder; one that holds an earlier run of slides is taken up, or replaced slide by slide."""
-    output = settings.output
-    with output_errors(output):
-        there = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        if there and not (settings.force or settings.resume):
-            msg = f"expected no {output} yet, found one; go on (--resume), replace it (--force), or choose another"
-            raise OutputExistsError(msg)
-        if there and not _is_slides_run(output):
-            msg = f"expected an earlier run of slides in {output}, found something else; choose another output"
-            raise OutputExistsError(msg)
-        output.mkdir(parents=True, exist_ok=True)
-
-
-def _is_slides_run(output: Path) -> bool:
-    try:
-        return bool(json.loads((output / names.RUN_JSON).read_text(encoding="utf-8")).get("kind") == KIND)
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _write_table(settings: SlidesSettings, rows: list[Row]) -> dict[str, Any]:
-    """Write ``run.json`` and return what is in it."""
-    record = {
-        "kind": KIND,
-        "command": settings.flow,
-        "settings": settings.to_dict(),
-        "images": [dataclasses.asdict(row) for row in rows],
-        "cells": sum(row.cells or 0 for row in rows),
-        "versions": versions(),
-        "output": str(settings.output),
-    }
-    path = settings.output / names.RUN_JSON
-    with output_errors(path):
-        partial = path.with_name(path.name + names.PARTIAL_SUFFIX)
-        partial.write_bytes(to_json(record))
-        partial.replace(path)
-    return record

@@ -143,7 +143,7 @@ def test_what_is_refused_before_any_work(tmp_path: Path, small: Path, monkeypatc
     with pytest.raises(OutputExistsError, match=r"expected no .*full yet, found one"):
         flow.run(settings(project, tmp_path / "full"))
     with pytest.raises(
-        OutputExistsError, match=r"expected an earlier project run in .* to replace, found something else"
+        OutputExistsError, match=r"expected an earlier project run in .* to replace or go on with, found something else"
     ):
         flow.run(settings(project, tmp_path / "full", force=True))
     with pytest.raises(UsageError, match="expected QuPath for a write-back, found java 'never'"):
