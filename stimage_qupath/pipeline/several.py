@@ -27,12 +27,11 @@ def claim(settings: SeveralSettings, kind: str) -> None:
     with output_errors(output):
         there = output.exists() and (not output.is_dir() or any(output.iterdir()))
         if there and not (settings.force or settings.resume):
-            msg = (
-                f"expected no {output} yet, found one; go on (--resume), replace it (--force), or choose another"
-            )
+            msg = f"expected no {output} yet, found one; go on (--resume), replace it (--force), or choose another"
             raise OutputExistsError(msg)
         if there and not _is_run(output, kind):
-            msg = f"expected an earlier {kind} run in {output} to replace or go on with, found something else; choose another"
+            wanted = f"an earlier {kind} run in {output} to replace or go on with"
+            msg = f"expected {wanted}, found something else; choose another output"
             raise OutputExistsError(msg)
         output.mkdir(parents=True, exist_ok=True)
 
