@@ -58,7 +58,7 @@ class ContextMoments:
         found = []
         for side_px in self._encoder.windows_px:
             side = context.round_to_odd(side_px / stride)
-            at_cell = context.box_mean(torch.eye(cells, device=centres.device), side, dim=1).T  # (place, cell)
+            at_cell = context.window_means(cells, side, device=centres.device)
             found.append((1 - share) * at_cell[before] + share * at_cell[(before + 1).clamp(max=cells - 1)])
         return torch.stack(found)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,7 +129,7 @@ class ContextEncoder:
             # The windows of the convolutions hang to the right: output j is centred on pixel stride * j + stride - 1.
             position = (centres + 0.5) / tap.stride - 1
             parts.extend(
-                _window_statistics(maps[0], position, round_to_odd(side / tap.stride)) for side in self.windows_px
+                _window_statistics(maps[0], position, [round_to_odd(side / tap.stride) for side in self.windows_px])
             )
         return torch.cat(parts, dim=1)
 
@@ -144,36 +144,44 @@ def round_to_odd(cells: float) -> int:
     return 2 * round((cells - 1) / 2) + 1
 
 
-def _window_statistics(maps: Tensor, position: Tensor, side: int) -> Tensor:
-    """Return mean and standard deviation of ``maps`` (channel, row, column) over windows, (place, 2 x channel).
+def _window_statistics(maps: Tensor, position: Tensor, sides: Sequence[int]) -> Iterator[Tensor]:
+    """Yield mean and standard deviation of ``maps`` (channel, row, column) over windows, (place, 2 x channel) each.
 
     ``position`` (place, 2) is x and y in cells, 0 the centre of the first; between cells the moments are interpolated.
     """
-    moments = torch.cat([maps, maps.square()])
-    smooth = box_mean(box_mean(moments, side, dim=1), side, dim=2)
     height, width = maps.shape[1:]
+    by_cell = maps.permute(1, 2, 0)
+    moments = torch.cat([by_cell, by_cell.square()], dim=2)  # (row, column, 2 x channel)
+    left, right = _cells_around(position[:, 0], width)
+    top, bottom = _cells_around(position[:, 1], height)
     # grid_sample counts from -1 (first cell) to 1 (last).
-    span = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device, dtype=maps.dtype)
-    grid = 2 * position / span - 1
-    sampled = torch.cat(
-        [
-            functional.grid_sample(smooth[None], part[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
-            for part in grid.split(PLACES_AT_ONCE)
-        ]
-    )  # (place, 2 x channel)
-    mean, square = sampled.chunk(2, dim=1)
-    return torch.cat([mean, (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()], dim=1)
+    span = torch.tensor([max(right - left - 1, 1), max(bottom - top - 1, 1)], device=maps.device, dtype=maps.dtype)
+    grid = 2 * (position - torch.tensor([left, top], device=maps.device)) / span - 1
+    for side in sides:
+        of_rows = window_means(height, side, device=maps.device)[top:bottom]
+        of_columns = window_means(width, side, device=maps.device)[left:right]
+        smooth = of_columns @ (of_rows @ moments.flatten(1)).view(len(of_rows), width, -1)
+        image = smooth.permute(2, 0, 1)[None]
+        sampled = torch.cat(
+            [
+                functional.grid_sample(image, part[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
+                for part in grid.split(PLACES_AT_ONCE)
+            ]
+        )  # (place, 2 x channel)
+        mean, square = sampled.chunk(2, dim=1)
+        yield torch.cat([mean, (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()], dim=1)
 
 
-def box_mean(values: Tensor, side: int, *, dim: int) -> Tensor:
-    """Return the running mean over ``side`` (odd) neighbours along ``dim``, over what is there at the edges."""
-    length = values.shape[dim]
-    centre = torch.arange(length, device=values.device)
-    low, high = (centre - side // 2).clamp(min=0), (centre + side // 2 + 1).clamp(max=length)
-    # Differences of running sums: the price does not depend on the window. Centred first, so that the sums stay small.
-    offset = values.mean(dim=dim, keepdim=True)
-    sums = functional.pad((values - offset).cumsum(dim), (0, 0) * (values.ndim - 1 - dim) + (1, 0))
-    shape = [1] * values.ndim
-    shape[dim] = length
-    total = sums.index_select(dim, high) - sums.index_select(dim, low)
-    return total / (high - low).view(shape).to(values.dtype) + offset
+def _cells_around(position: Tensor, cells: int) -> tuple[int, int]:
+    """Return the first of ``cells`` that interpolation between them asks for, and the one behind the last."""
+    if not len(position):
+        return 0, 1
+    first, last = (int(end.clamp(0, cells - 1).floor()) for end in torch.aminmax(position))
+    return first, min(last + 2, cells)
+
+
+def window_means(cells: int, side: int, *, device: torch.device | None = None) -> Tensor:
+    """Return the matrix (cell, cell) of running means over ``side`` (odd) neighbours, over what is there at the ends."""
+    cell = torch.arange(cells, device=device)
+    is_near = (cell[:, None] - cell).abs() <= side // 2
+    return is_near / is_near.sum(dim=1, keepdim=True)

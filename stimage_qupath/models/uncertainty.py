@@ -25,11 +25,11 @@ def total_variance(mean: Tensor, total_count: Tensor, depth: Tensor | float = 1.
     Parameters
     ----------
     mean
-        (place, member, gene) expected counts of each member at reference depth.
+        (member, place, gene) expected counts of each member at reference depth.
     total_count
         (member, gene).
     depth
-        Total over reference total: a number, or (place, 1, 1).
+        Total over reference total: a number, or (place, 1).
 
     Returns
     -------
@@ -37,8 +37,9 @@ def total_variance(mean: Tensor, total_count: Tensor, depth: Tensor | float = 1.
         Each (place, gene).
     """
     scaled = mean * depth
-    aleatoric = (scaled + scaled.square() / total_count).mean(dim=1)
-    return scaled.mean(dim=1), aleatoric, scaled.var(dim=1, correction=0)
+    mixed = scaled.mean(dim=0)
+    aleatoric = (scaled.square() / total_count[:, None]).mean(dim=0) + mixed
+    return mixed, aleatoric, (scaled - mixed).square().mean(dim=0)
 
 
 def epistemic_log_sd(log_mean: Tensor) -> Tensor:

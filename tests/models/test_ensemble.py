@@ -67,7 +67,7 @@ def test_features_far_outside_training_do_not_run_away(ensemble, features):
 
 
 def test_the_two_variances_add_up_to_that_of_the_simulated_mixture():
-    mean, r = torch.tensor([[[2.0], [9.0]]]), torch.tensor([[1.5], [6.0]])
+    mean, r = torch.tensor([[[2.0]], [[9.0]]]), torch.tensor([[1.5], [6.0]])
     rng = np.random.default_rng(0)
     n = 400_000
     draws = np.concatenate([rng.negative_binomial(k, k / (k + m), n) for m, k in ((2.0, 1.5), (9.0, 6.0))])

@@ -20,7 +20,7 @@ def test_the_two_variances_are_those_of_simulated_counts_at_that_depth(depth):
     member = rng.integers(0, 3, 400_000)
     rate = rng.gamma(TOTAL_COUNT[member], MEAN[member] / TOTAL_COUNT[member])
     counts = rng.poisson(depth * rate)
-    mean, aleatoric, epistemic = total_variance(torch.tensor(MEAN)[None], torch.tensor(TOTAL_COUNT), depth)
+    mean, aleatoric, epistemic = total_variance(torch.tensor(MEAN)[:, None], torch.tensor(TOTAL_COUNT), depth)
     np.testing.assert_allclose(mean[0], counts.mean(axis=0), rtol=0.01)
     np.testing.assert_allclose((aleatoric + epistemic)[0], counts.var(axis=0), rtol=0.03)
     of_members = np.array([counts[member == m].mean(axis=0) for m in range(3)])
@@ -28,10 +28,10 @@ def test_the_two_variances_are_those_of_simulated_counts_at_that_depth(depth):
 
 
 def test_depth_may_differ_between_places():
-    mean, r = torch.tensor(MEAN)[None].repeat(2, 1, 1), torch.tensor(TOTAL_COUNT)
-    together = total_variance(mean, r, torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1))
+    mean, r = torch.tensor(MEAN)[:, None].repeat(1, 2, 1), torch.tensor(TOTAL_COUNT)
+    together = total_variance(mean, r, torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1))
     for place, depth in enumerate((0.5, 2.0)):
-        for found, alone in zip(together, total_variance(mean[:1], r, depth), strict=True):
+        for found, alone in zip(together, total_variance(mean[:, :1], r, depth), strict=True):
             torch.testing.assert_close(found[place], alone[0])
 
 
