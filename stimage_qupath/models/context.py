@@ -181,7 +181,7 @@ def _cells_around(position: Tensor, cells: int) -> tuple[int, int]:
 
 
 def window_means(cells: int, side: int, *, device: torch.device | None = None) -> Tensor:
-    """Return the matrix (cell, cell) of running means over ``side`` (odd) neighbours, over what is there at the ends."""
+    """Return the matrix (cell, cell) of running means over ``side`` (odd) neighbours, over those that are there."""
     cell = torch.arange(cells, device=device)
     is_near = (cell[:, None] - cell).abs() <= side // 2
     return is_near / is_near.sum(dim=1, keepdim=True)

@@ -28,8 +28,8 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 """Expansion, channels, blocks and stride of the first block; table 2 of the paper, up to its fifth row."""
 STEM_CHANNELS = 32
 WIDE_BYTES = {"cpu": 2**21}
-"""Of the widened image in a strip of rows: on a processor what its cache holds, which is three times as fast as the whole
-of the second block (measured); elsewhere :data:`WIDE_BYTES_ON_DEVICE`."""
+"""Of the widened image in a strip of rows: on a processor what its cache holds, which takes a third of the time of the
+second block (measured); elsewhere :data:`WIDE_BYTES_ON_DEVICE`."""
 WIDE_BYTES_ON_DEVICE = 2**28
 
 

@@ -34,6 +34,7 @@ from skimage.filters import threshold_otsu
 from stimage_qupath.nuclei.basins import merged_basins
 from stimage_qupath.nuclei.classical_settings import ClassicalSettings
 from stimage_qupath.nuclei.ellipse import ellipse_fit
+from stimage_qupath.nuclei.raster import distance_inside, opened
 from stimage_qupath.nuclei.refine import refined, without_small_parts
 from stimage_qupath.nuclei.sampling import tissue_samples
 from stimage_qupath.results import Region
@@ -154,7 +155,7 @@ class BoundClassicalSegmenter:
     def _cleaned(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask without spurs, small holes and specks (of less than half the least area)."""
         pixel_um2 = self.mpp**2
-        mask = ndimage.binary_opening(mask)
+        mask = opened(mask)
         mask = ~without_small_parts(~mask, self.settings.largest_hole_um2 / pixel_um2)
         return without_small_parts(mask, self.settings.least_area_um2 / 2 / pixel_um2)
 
@@ -162,7 +163,7 @@ class BoundClassicalSegmenter:
         self, mask: NDArray[np.bool_], *, density: NDArray[np.float32], threshold: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Return heights whose summits are nuclei, µm; 0 outside the mask."""
-        distance = ndimage.distance_transform_edt(mask).astype(np.float32) * np.float32(self.mpp)
+        distance = distance_inside(mask) * np.float32(self.mpp)
         distance = ndimage.gaussian_filter(distance, 1.0, truncate=_TRUNCATE)  # one pixel: no plateaus
         sigma = self.settings.density_smoothing_um / self.mpp
         excess = ndimage.gaussian_filter(density, sigma, truncate=_TRUNCATE) / threshold - 1

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label as parts_of_equal_value
-from skimage.segmentation import expand_labels
+
+from stimage_qupath.nuclei.raster import eroded, grown_labels, opened
 
 _DEPTH_PX: Final = 2  # from the edge at which the inside begins
 _LEAST_PIXELS: Final = 8  # below, an inside or a ring is too small for a mean
@@ -54,13 +55,13 @@ def refined(
         (highest label + 1,) inside minus surroundings.
     """
     size = int(labels.max()) + 1
-    territory = expand_labels(labels, reach_px)  # type: ignore[no-untyped-call]
-    deep = np.where(ndimage.binary_erosion(labels > 0, iterations=_DEPTH_PX), labels, 0)
+    territory = grown_labels(labels, reach_px)
+    deep = np.where(eroded(labels > 0, iterations=_DEPTH_PX), labels, 0)
     ring = np.where(labels > 0, 0, territory)
     inside = _means(deep, density, size=size, otherwise=_means(labels, density, size=size))
     around = _means(ring, density, size=size, otherwise=_means(labels, surroundings, size=size))
     level = (around + edge_level * (inside - around)).astype(np.float32)
-    core = ndimage.binary_opening((territory > 0) & (density > level[territory]))
+    core = opened((territory > 0) & (density > level[territory]))
     pieces = _largest_pieces(np.where(core, territory, 0))
     holes = without_small_parts(pieces == 0, hole_px) ^ (pieces == 0)
     return np.where(holes, territory, pieces), inside - around
@@ -77,9 +78,10 @@ def without_small_parts(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bo
 def _largest_pieces(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the labels with only the largest 4-connected piece of each (of equal ones the first)."""
     pieces = parts_of_equal_value(labels, background=0, connectivity=1)  # type: ignore[no-untyped-call]
-    first = np.unique(pieces, return_index=True)[1]
     pixels = np.bincount(pieces.ravel())
-    label = labels.ravel()[first]
+    inside = np.flatnonzero(labels)
+    label = np.zeros(len(pixels), dtype=labels.dtype)
+    label[pieces.ravel()[inside]] = labels.ravel()[inside]
     order = np.lexsort((-pixels, label))
     largest = order[np.diff(label[order], prepend=-1) != 0]
     kept = np.zeros(len(pixels), dtype=bool)
@@ -95,6 +97,8 @@ def _means(
     otherwise: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
     """Return the mean of each label, or ``otherwise`` where there are too few pixels for one."""
-    pixels = np.bincount(labels.ravel(), minlength=size)
-    sums = np.bincount(labels.ravel(), weights=values.ravel(), minlength=size)
+    where = np.flatnonzero(labels)
+    label = labels.ravel()[where]
+    pixels = np.bincount(label, minlength=size)
+    sums = np.bincount(label, weights=values.ravel()[where], minlength=size)
     return np.where(pixels >= _LEAST_PIXELS, sums / np.maximum(pixels, 1), otherwise)
