@@ -26,6 +26,7 @@ CELLS_PARQUET: Final = "cells.parquet"
 RUN_JSON: Final = "run.json"
 OVERVIEW_PNG: Final = "overview_{gene}.png"
 PARTIAL_SUFFIX: Final = ".partial"
+LOCK_SUFFIX: Final = ".lock"
 
 # Evaluation folder.
 EVALUATION_JSON: Final = "evaluation.json"

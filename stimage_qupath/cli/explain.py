@@ -10,7 +10,7 @@ import typer
 
 from stimage_qupath import console
 from stimage_qupath.cli.app import app
-from stimage_qupath.cli.options import AsJson, Device, words
+from stimage_qupath.cli.options import AsJson, ClearDeadLocks, Device, words
 from stimage_qupath.config import ExplainSettings
 
 
@@ -36,6 +36,7 @@ def explain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where one with the same settings was interrupted; else start anew.")
     ] = False,
+    clear_dead_locks: ClearDeadLocks = False,
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="Also test, on blocks of the slide, whether it is true of the model.")
     ] = False,
@@ -66,6 +67,7 @@ def explain(
         stride_um=stride_um,
         samples=samples,
         resume=resume,
+        clear_dead_locks=clear_dead_locks,
         faithfulness=faithfulness,
         faithfulness_blocks=faithfulness_blocks,
         annotations=annotations,

@@ -25,6 +25,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Threads = Annotated[int, typer.Option(help="Blocks that are read and segmented at once.")]
 MaxBadTiles = Annotated[float, typer.Option(help="Share of unreadable tiles up to which a run goes on.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run into --output was interrupted.")]
+ClearDeadLocks = Annotated[
+    bool,
+    typer.Option("--clear-dead-locks", help="Take over locks of other machines without a sign of life for 5 minutes."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier output.")]
 Dataset = Annotated[Path, typer.Argument(help="CSV: section,patient,image,counts,spots,platform,mpp.")]
 Genes = Annotated[

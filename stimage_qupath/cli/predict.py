@@ -14,6 +14,7 @@ from stimage_qupath.cli.options import (
     Annotations,
     AsJson,
     Classes,
+    ClearDeadLocks,
     Device,
     Download,
     Expansion,
@@ -59,6 +60,7 @@ def segment(
     max_bad_tiles: MaxBadTiles = 0.01,
     force: Force = False,
     resume: Resume = False,
+    clear_dead_locks: ClearDeadLocks = False,
     as_json: AsJson = False,
 ) -> None:
     """Outline the nuclei of an image, without predictions."""
@@ -79,6 +81,7 @@ def segment(
         max_bad_tiles=max_bad_tiles,
         force=force,
         resume=resume,
+        clear_dead_locks=clear_dead_locks,
     )
     _predict(settings, as_json=as_json)
 
@@ -148,6 +151,7 @@ def predict(
     workers: Annotated[int, typer.Option(help="Several images: processes of this machine with dask.")] = 2,
     force: Force = False,
     resume: Resume = False,
+    clear_dead_locks: ClearDeadLocks = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the nuclei of an image and predict a gene panel for each, with two kinds of uncertainty."""
@@ -189,6 +193,7 @@ def predict(
         report=report,
         force=force,
         resume=resume,
+        clear_dead_locks=clear_dead_locks,
     )
     shared: dict[str, Any] = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     shared |= {"executor": executor, "scheduler": scheduler, "workers": workers}

@@ -36,6 +36,8 @@ class ExplainSettings(Settings):
         Perturbations a window, of LIME and KernelSHAP.
     resume
         Go on with an explanation that was interrupted.
+    clear_dead_locks
+        Take over a lock of another machine that was not renewed for minutes.
     faithfulness, faithfulness_blocks
         Also test whether the attributions are true of the model, on that many blocks of the slide at most.
     annotations
@@ -54,6 +56,7 @@ class ExplainSettings(Settings):
     stride_um: float | None = None
     samples: int = 500
     resume: bool = False
+    clear_dead_locks: bool = False
     faithfulness: bool = False
     faithfulness_blocks: int = 60
     annotations: Path | None = None

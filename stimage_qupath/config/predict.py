@@ -54,6 +54,8 @@ class SegmentSettings(Settings):
         Replace an existing run folder.
     resume
         Go on where a run into ``output`` was interrupted, and keep what is finished if this one is.
+    clear_dead_locks
+        Take over locks of other machines that were not renewed for minutes.
     """
 
     image: Path
@@ -73,6 +75,7 @@ class SegmentSettings(Settings):
     max_bad_tiles: float = 0.01
     force: bool = False
     resume: bool = False
+    clear_dead_locks: bool = False
 
     flow: ClassVar[str] = "segment"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import secrets
 import shutil
 import sys
@@ -15,6 +13,7 @@ from typing import Final, Self
 
 from stimage_qupath import names
 from stimage_qupath.errors import OutputExistsError
+from stimage_qupath.export.lock import Owner
 from stimage_qupath.geojson_dialect.disk import output_errors
 
 OWNER_FILE: Final = ".stimage-owner.json"
@@ -55,10 +54,9 @@ class PartialFolder:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.output.parent)
             self.path.mkdir()
-        owner = json.dumps({"pid": os.getpid(), "host": platform.node()})
         try:
             with output_errors(self.output):
-                (self.path / OWNER_FILE).write_text(owner, encoding="utf-8")
+                Owner.here().write(self.path / OWNER_FILE)
         except BaseException:
             self._discard()
             raise
@@ -124,36 +122,9 @@ def remove_leftovers(parent: Path) -> None:
     for folder in parent.glob(f"*{names.PARTIAL_SUFFIX}"):
         if folder.is_symlink():
             continue
-        try:
-            owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
-            dead = owner["host"] == platform.node() and not is_alive(int(owner["pid"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not one of ours, or still being made
-        if dead:
+        owner = Owner.read(folder / OWNER_FILE)  # None: not one of ours, or still being made
+        if owner is not None and owner.is_gone:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process of this machine runs under ``pid``; in doubt it does."""
-    if sys.platform == "win32":  # os.kill would end it there
-        import ctypes
-
-        query, still_active = 0x1000, 259  # PROCESS_QUERY_LIMITED_INFORMATION, STILL_ACTIVE (Win32 API)
-        kernel = ctypes.windll.kernel32
-        handle = kernel.OpenProcess(query, False, pid)
-        if not handle:
-            return bool(kernel.GetLastError() == 5)  # ERROR_ACCESS_DENIED: somebody else's
-        code = ctypes.c_ulong()
-        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-        kernel.CloseHandle(handle)
-        return code.value == still_active
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _flush(folder: Path) -> None:

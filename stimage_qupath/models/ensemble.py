@@ -18,8 +18,8 @@ from stimage_qupath.results import Panel, Prediction
 
 INTERVAL = (0.05, 0.95)
 VALUES_AT_ONCE = {"cpu": 2**18}
-"""Means (place x member x gene) that are worked on at a time: on a processor what its cache holds, in a fifth of the time;
-elsewhere :data:`VALUES_ON_DEVICE`."""
+"""Means (place x member x gene) that are worked on at a time: on a processor what its cache holds, in a fifth of the
+time; elsewhere :data:`VALUES_ON_DEVICE`."""
 VALUES_ON_DEVICE = 2**26
 FEATURE_LIMIT = 4.0
 """Standardised features beyond are held there: log means are linear in them, and would run away where nothing is known.

@@ -66,4 +66,4 @@ def _nearest(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 def _squared(nearest: NDArray[np.int32], row: NDArray[np.intp], col: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return the squared distance of pixels to their nearest one."""
-    return (nearest[0, row, col] - row) ** 2 + (nearest[1, row, col] - col) ** 2
+    return np.asarray((nearest[0, row, col] - row) ** 2 + (nearest[1, row, col] - col) ** 2)

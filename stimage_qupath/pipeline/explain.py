@@ -27,6 +27,7 @@ from stimage_qupath.attribution.targets import EPISTEMIC, HIGH, Outputs
 from stimage_qupath.config import ExplainSettings
 from stimage_qupath.export.block_store import BlockStore
 from stimage_qupath.export.cell_outlines import read_outlines
+from stimage_qupath.export.lock import lock_of, locked
 from stimage_qupath.export.run_columns import add_columns
 from stimage_qupath.export.run_reader import Run, read_run
 from stimage_qupath.models.checkpoint import Model
@@ -71,7 +72,15 @@ def run(
     StimageError
         Of the kind that fits; the run is as it was then.
     """
-    finished = read_run(settings.run)
+    read_run(settings.run)  # refused before anything is made
+    with locked(lock_of(settings.run), what=str(settings.run), clear_dead=settings.clear_dead_locks):
+        return _explain(settings, read_run(settings.run), on_progress, cancelled)
+
+
+def _explain(
+    settings: ExplainSettings, finished: Run, on_progress: ProgressCallback, cancelled: CancelCheck
+) -> dict[str, Any]:
+    """Explain a run that nobody else works on."""
     watch = Stopwatch()
     task = _task(settings, finished, cancelled)
     with open_run_slide(finished, settings.image, option="--image") as slide:

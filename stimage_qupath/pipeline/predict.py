@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stimage_qupath import names
 from stimage_qupath.config import ExplainSettings, PredictSettings, SegmentSettings
 from stimage_qupath.config.report import ReportSettings
+from stimage_qupath.export.lock import lock_of, locked
 from stimage_qupath.export.partial_folder import PartialFolder
 from stimage_qupath.export.run_folder import RunWriter
 from stimage_qupath.export.run_reader import what_is_foreign
@@ -50,6 +51,7 @@ def run(
     *,
     model: Model | None = None,
     keep_blocks: bool = True,
+    lock: bool = True,
 ) -> dict[str, Any]:
     """Find the nuclei of the regions and, given :class:`PredictSettings`, predict the panel for each.
 
@@ -63,6 +65,8 @@ def run(
         The model that ``settings`` name, where it is loaded already; None loads it after the image is checked.
     keep_blocks
         Whether a run that is killed leaves finished blocks behind for ``resume``.
+    lock
+        Whether to hold the lock of the output, so that no other run shares its blocks; False where a caller does.
 
     Returns
     -------
@@ -83,6 +87,10 @@ def run(
         scale = () if plan is None else scale_notes(plan.model.encoder.card, source.mpp, what=settings.image.name)
         types = _types(settings, source, nuclei)
         nuclei = nuclei if types is None else types.coloured(nuclei)
+        if lock:
+            stack.enter_context(
+                locked(lock_of(settings.output), what=str(settings.output), clear_dead=settings.clear_dead_locks)
+            )
         kept = stack.enter_context(_kept(settings, source, nuclei, plan)) if keep_blocks or settings.resume else None
         writer = stack.enter_context(_writer(settings, plan, nuclei))
         tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))

@@ -28,7 +28,7 @@ from stimage_qupath.geojson_dialect import write_annotations
 from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.pipeline.executor import run_all
 from stimage_qupath.pipeline.new_project import create_project
-from stimage_qupath.pipeline.several import claim, write_table
+from stimage_qupath.pipeline.several import claim, whole_run_lock, write_table
 from stimage_qupath.pipeline.signature_scores import SignatureScores
 from stimage_qupath.pipeline.tasks import Task, absolute
 from stimage_qupath.qupath.client import BridgeClient
@@ -125,6 +125,7 @@ def run(
         model.choose_genes(settings.genes)  # a wrong name is one error, not one an image
         SignatureScores.of(settings.signatures, model.ensemble)
         claim(settings, KIND)
+        stack.enter_context(whole_run_lock(settings))
         if settings.create_project:
             settings = replace(settings, write_back=create_project(settings, client))
         project = read_project(settings.image)
@@ -326,6 +327,7 @@ class _Flow:
                 run=str(folder.resolve()),
                 expected=before,
                 path_map=self.path_maps,
+                clear_dead_locks=self.settings.clear_dead_locks,
             )
         except (KeyboardInterrupt, CancelledError):
             self.client.kill()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from stimage_qupath import names
 from stimage_qupath.config import SeveralSettings
 from stimage_qupath.errors import OutputExistsError
+from stimage_qupath.export.lock import lock_of, locked
 from stimage_qupath.export.run_record import to_json
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.pipeline.record import versions
@@ -34,6 +36,11 @@ def claim(settings: SeveralSettings, kind: str) -> None:
             msg = f"expected {wanted}, found something else; choose another output"
             raise OutputExistsError(msg)
         output.mkdir(parents=True, exist_ok=True)
+
+
+def whole_run_lock(settings: SeveralSettings) -> AbstractContextManager[Path]:
+    """Hold the output folder, so that no second run takes part in it."""
+    return locked(lock_of(settings.output), what=str(settings.output), clear_dead=settings.clear_dead_locks)
 
 
 def _is_run(output: Path, kind: str) -> bool:

@@ -15,9 +15,9 @@ from typing import Any, Final
 from stimage_qupath.config import SlidesSettings
 from stimage_qupath.errors import PartialFailureError, StimageError, UsageError
 from stimage_qupath.export.partial_folder import remove_leftovers
-from stimage_qupath.models.checkpoint import load_model
+from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.pipeline.executor import run_all
-from stimage_qupath.pipeline.several import claim, write_table
+from stimage_qupath.pipeline.several import claim, whole_run_lock, write_table
 from stimage_qupath.pipeline.tasks import Outcome, Task, absolute
 from stimage_qupath.results import CancelCheck, ProgressCallback, never_cancelled, no_progress
 from stimage_qupath.word_table import read_words
@@ -82,6 +82,14 @@ def run(
     model = load_model(settings.model)
     model.choose_genes(settings.genes)  # a wrong name is one error, not one a slide
     claim(settings, KIND)
+    with whole_run_lock(settings):
+        return _run(settings, tasks, model, on_progress, cancelled)
+
+
+def _run(
+    settings: SlidesSettings, tasks: list[Task], model: Model, on_progress: ProgressCallback, cancelled: CancelCheck
+) -> dict[str, Any]:
+    """Do the tasks and return the record; errors as :func:`run`."""
     rows = [Row(task.name, str(task.settings.image)) for task in tasks]
     outcomes = run_all(tasks, settings, model, on_progress, cancelled)
     record = write_table(settings, KIND, [dataclasses.asdict(row) for row in rows])

@@ -71,7 +71,9 @@ def attempt(task: Task, model: Model, on_progress: ProgressCallback, cancelled: 
 
     try:
         found = finished_record(task.settings) if task.settings.resume else None
-        return outcome(found or predict.run(task.settings, on_progress, cancelled, model=model), None)
+        # The run over all of them holds the lock; another attempt's may be one of a machine that died.
+        found = found or predict.run(task.settings, on_progress, cancelled, model=model, lock=False)
+        return outcome(found, None)
     except CancelledError:
         raise
     except OutputExistsError as error:
@@ -95,7 +97,8 @@ def finished_record(settings: PredictSettings) -> dict[str, Any] | None:
         record = json.loads((settings.output / names.RUN_JSON).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    free = ("resume", "force", "threads", "device", "batch_size")  # say nothing of what is in the tables
+    # They say nothing of what is in the tables.
+    free = ("resume", "clear_dead_locks", "force", "threads", "device", "batch_size")
     wanted = {name: value for name, value in settings.to_dict().items() if name not in free}
     kept = {name: value for name, value in record.get("settings", {}).items() if name not in free}
     if kept != wanted:

@@ -100,7 +100,13 @@ class Bridge:
         return self._store(project).export(image, Path(output), kinds=kinds)
 
     def write(
-        self, project: str, image: str, run: str, expected: str | None, path_map: Mapping[str, str] | None = None
+        self,
+        project: str,
+        image: str,
+        run: str,
+        expected: str | None,
+        path_map: Mapping[str, str] | None = None,
+        clear_dead_locks: bool = False,
     ) -> Any:
         """Write a run into an image."""
 
@@ -108,7 +114,9 @@ class Bridge:
             self._emit({"event": "progress", "done": done, "total": total})
 
         store = self._store(project, path_map)
-        return asdict(store.write_run(image, Path(run), expected=expected, progress=progress))
+        return asdict(
+            store.write_run(image, Path(run), expected=expected, progress=progress, clear_dead_locks=clear_dead_locks)
+        )
 
     def remove(self, project: str, image: str, expected: str | None, path_map: Mapping[str, str] | None = None) -> Any:
         """Remove our objects from an image."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from stimage_qupath.errors import AnnotationError, UsageError
-from stimage_qupath.export.partial_folder import is_alive
+from stimage_qupath.export.lock import locked
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.qupath.qpdata import is_complete
 
@@ -142,52 +139,6 @@ def undo(data_path: Path, before: str | None) -> None:
     data_path.with_name(data_path.name + SAVING_SUFFIX).unlink(missing_ok=True)
 
 
-@contextmanager
-def project_lock(folder: Path) -> Iterator[Path]:
-    """Hold ``stimage.lock`` in a project's folder; the lock of a dead process of this machine is taken over.
-
-    Raises
-    ------
-    UsageError
-        Another process holds it.
-    OutputError
-        The folder is not writable.
-    """
-    lock = folder / LOCK_FILE
-    owner = json.dumps({"pid": os.getpid(), "host": platform.node()})
-    with output_errors(lock):
-        try:
-            _create(lock, owner)
-        except FileExistsError:
-            _refuse_living(lock)
-            lock.unlink(missing_ok=True)
-            try:
-                _create(lock, owner)
-            except FileExistsError as error:
-                raise _held(lock, "another process") from error
-    try:
-        yield lock
-    finally:
-        with suppress(FileNotFoundError):
-            lock.unlink()
-
-
-def _create(lock: Path, owner: str) -> None:
-    with lock.open("x", encoding="utf-8") as file:
-        file.write(owner)
-
-
-def _refuse_living(lock: Path) -> None:
-    try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-        host, pid = str(owner["host"]), int(owner["pid"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _held(lock, "an unknown process") from error
-    if host != platform.node() or is_alive(pid):
-        raise _held(lock, f"process {pid} on {host}")
-
-
-def _held(lock: Path, who: str) -> UsageError:
-    return UsageError(
-        f"expected the project to be free, found it locked by {who}; wait for it to end, or delete {lock} if it is gone"
-    )
+def project_lock(folder: Path, *, clear_dead: bool = False) -> AbstractContextManager[Path]:
+    """Hold ``stimage.lock`` in a project's folder; see :func:`stimage_qupath.export.lock.locked`."""
+    return locked(folder / LOCK_FILE, what="the project", clear_dead=clear_dead)

@@ -36,7 +36,7 @@ class _Parents:
     """The process that started this one, as the system knows it and as the scripts say."""
 
     def __init__(self) -> None:
-        from stimage_qupath.export.partial_folder import is_alive
+        from stimage_qupath.export.lock import is_alive
 
         self._is_alive = is_alive
         self._parent = os.getppid()

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stimage_qupath.errors import OutputError, OutputExistsError
-from stimage_qupath.export.partial_folder import OWNER_FILE, PartialFolder, is_alive, remove_leftovers
+from stimage_qupath.export.lock import is_alive
+from stimage_qupath.export.partial_folder import OWNER_FILE, PartialFolder, remove_leftovers
 
 
 def fill(output: Path, text: str = "new", *, force: bool = False) -> Path:

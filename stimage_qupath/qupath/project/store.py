@@ -146,6 +146,7 @@ class ProjectStore:
         *,
         expected: str | None,
         progress: Callable[[int, int], None] | None = None,
+        clear_dead_locks: bool = False,
     ) -> Written:
         """Put the nuclei of a run under the annotations of its regions, in place of our earlier ones.
 
@@ -159,6 +160,8 @@ class ProjectStore:
             SHA-256 of the data file when the run began, None where there was none.
         progress
             Called with nuclei done and their number.
+        clear_dead_locks
+            Take over a lock of the project without a sign of life.
 
         Raises
         ------
@@ -179,14 +182,22 @@ class ProjectStore:
                 if progress is not None:
                     progress(done, len(run))
 
-        return self.write_cells(image_id, counted(), run_parents(run), expected=expected)
+        return self.write_cells(
+            image_id, counted(), run_parents(run), expected=expected, clear_dead_locks=clear_dead_locks
+        )
 
     def write_cells(
-        self, image_id: str, blocks: Iterable[CellArrays], region_ids: tuple[str, ...], *, expected: str | None
+        self,
+        image_id: str,
+        blocks: Iterable[CellArrays],
+        region_ids: tuple[str, ...],
+        *,
+        expected: str | None,
+        clear_dead_locks: bool = False,
     ) -> Written:
         """As :meth:`write_run`, from arrays whose ``parent_of`` counts ``region_ids``."""
         image = self._image(image_id)
-        with guards.project_lock(self._file.parent):
+        with guards.project_lock(self._file.parent, clear_dead=clear_dead_locks):
             guards.check_whole(image.data_path)
             guards.check_unchanged(image.data_path, expected)
             self._reach(image)
