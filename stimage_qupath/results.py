@@ -6,6 +6,7 @@ Coordinates are (x, y) in level-0 pixels of the image as QuPath shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,6 +20,8 @@ from stimage_qupath.errors import CancelledError
 ProgressCallback: TypeAlias = Callable[[str, int, int, str], None]
 """``on_progress(stage, done, total, message)``; ``total`` is 0 where it is not known."""
 CancelCheck: TypeAlias = Callable[[], bool]
+Timer: TypeAlias = Callable[[str], AbstractContextManager[None]]
+"""``with timer(stage):`` books the time of the block under ``stage``; from any thread."""
 
 
 def no_progress(stage: str, done: int, total: int, message: str) -> None:
@@ -28,6 +31,11 @@ def no_progress(stage: str, done: int, total: int, message: str) -> None:
 def never_cancelled() -> bool:
     """Default ``cancelled``: nobody stops the run."""
     return False
+
+
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """Default timer: nobody asks how long it takes."""
+    return nullcontext()
 
 
 def stop_if(cancelled: CancelCheck) -> None:

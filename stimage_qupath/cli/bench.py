@@ -54,14 +54,19 @@ def bench(
 
 def _lines(found: dict[str, Any]) -> list[str]:
     machine, slide = found["machine"], found["slide"]
+    held = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine.get('gpu', 'no GPU')}; {machine['system']}",
+        f"{machine['processor']}, {machine['cores']} cores{held}, {machine.get('gpu', 'no GPU')}; {machine['system']}",
         f"{slide['name']}, {slide['width_px']} x {slide['height_px']} px at {slide['mpp']:g} um",
         f"{'stage':<14}{'seconds':>10}{'items':>10}{'items/s':>12}",
     ]
     for name, of in found["stages"].items():
         rate = "" if of["items_per_second"] is None or not of["items"] else f"{of['items_per_second']:,.1f}"
         lines.append(f"{name:<14}{of['seconds']:>10.2f}{of['items']:>10,}{rate:>12}")
+    lines.append(
+        "Stages overlap: read (tiles), label, measure and crop are work of threads beside the others; nuclei is"
+    )
+    lines.append("how long was waited for them.")
     memory = "" if found["peak_memory_mib"] is None else f", peak {found['peak_memory_mib']:,.0f} MiB"
     lines.append(
         f"{found['cells']:,} nuclei in {found['seconds']:.1f} s: {found['nuclei_per_second']:,.1f} a second, median of "

@@ -14,6 +14,7 @@ from stimage_qupath.nuclei.expansion import REACH_UM, SPACING_UM, cell_measureme
 from stimage_qupath.nuclei.features import shape_measurements, stain_measurements
 from stimage_qupath.nuclei.outline import outlines
 from stimage_qupath.nuclei.segmenter import BoundSegmenter
+from stimage_qupath.results import Timer, untimed
 from stimage_qupath.slide.base import Slide
 
 _BLANK: Final = 230  # every channel above it: glass, whatever the segmenter
@@ -105,6 +106,8 @@ class BlockReader:
     expansion_um
         How far cells reach beyond their nucleus, µm; 0 makes nuclei alone. The halo holds :func:`expansion_halo_um`
         more for it.
+    timed
+        Books the seconds of reading, labelling and measuring.
     """
 
     slide: Slide
@@ -113,16 +116,25 @@ class BlockReader:
     grid: Grid
     simplify_px: float
     expansion_um: float = 0.0
+    timed: Timer = untimed
 
     def nuclei(self, row: int, col: int) -> BlockNuclei:
         """Return the nuclei of block (row, col)."""
         grid = self.grid
         x, y = ((index * grid.block - grid.halo) * grid.downsample for index in (col, row))
         side = grid.block + 2 * grid.halo
-        rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
+        with self.timed("read"):
+            rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
         if rgb[::_BLANK_STEP, ::_BLANK_STEP].min() > _BLANK:
             return _NONE
-        labels = _near_core(self.segmenter.label(rgb), margin=self._margin)
+        with self.timed("label"):
+            labels = _near_core(self.segmenter.label(rgb), margin=self._margin)
+        with self.timed("measure"):
+            return self._measured(rgb, labels, x, y)
+
+    def _measured(self, rgb: NDArray[np.uint8], labels: NDArray[np.int32], x: float, y: float) -> BlockNuclei:
+        """Return the labels that lie in the core as nuclei with outline, shape and stain."""
+        grid = self.grid
         values, polygons = outlines(labels, x=x, y=y, downsample=grid.downsample, tolerance_px=self.simplify_px)
         centroids = shapely.get_coordinates(shapely.centroid(polygons))
         corner = np.array([x, y]) + grid.halo_px

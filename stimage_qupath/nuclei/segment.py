@@ -28,9 +28,11 @@ from stimage_qupath.results import (
     Cells,
     ProgressCallback,
     Region,
+    Timer,
     never_cancelled,
     no_progress,
     stop_if,
+    untimed,
 )
 from stimage_qupath.slide.base import Slide
 
@@ -71,6 +73,7 @@ def segment_regions(
     simplify_um: float = 0.25,
     expansion_um: float = 0.0,
     kept: KeptNuclei | None = None,
+    timed: Timer = untimed,
     on_progress: ProgressCallback = no_progress,
     cancelled: CancelCheck = never_cancelled,
 ) -> Iterator[CellChunk]:
@@ -101,6 +104,8 @@ def segment_regions(
         How far a cell reaches beyond its nucleus, µm; 0 finds nuclei alone.
     kept
         Where blocks of an interrupted run are, and those of this one go; None keeps nothing.
+    timed
+        Books the seconds of the threads.
     on_progress
         Called after each block with stage ``nuclei``.
     cancelled
@@ -141,6 +146,7 @@ def segment_regions(
         simplify_px=simplify_um / mpp,
         expansion_um=expansion_um,
         kept=kept,
+        timed=timed,
     )
     return run.chunks(image_id=image_id, threads=threads, on_progress=on_progress, cancelled=cancelled)
 
@@ -162,6 +168,7 @@ class _Run:
     simplify_px: float
     expansion_um: float
     kept: KeptNuclei | None
+    timed: Timer
 
     def chunks(
         self, *, image_id: str, threads: int, on_progress: ProgressCallback, cancelled: CancelCheck
@@ -207,6 +214,7 @@ class _Run:
             grid=self.grid,
             simplify_px=self.simplify_px,
             expansion_um=self.expansion_um,
+            timed=self.timed,
         )
         found = reader.nuclei if self.kept is None else partial(_kept_or_found, self.kept, reader)
         return in_order(places, lambda place: found(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)

@@ -80,6 +80,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
         "torch_threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():
@@ -94,6 +95,13 @@ def _processor() -> str:
         return platform.processor()
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
 
 
 def _slide(settings: BenchSettings, folder: Path) -> tuple[Path, float | None]:

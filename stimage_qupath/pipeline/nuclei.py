@@ -17,7 +17,7 @@ from stimage_qupath.nuclei.registry import choose_segmenter
 from stimage_qupath.nuclei.segment import CellChunk, segment_regions
 from stimage_qupath.pipeline.inputs import Input
 from stimage_qupath.prediction.device import choose_device
-from stimage_qupath.results import CancelCheck, ProgressCallback
+from stimage_qupath.results import CancelCheck, ProgressCallback, Timer
 
 SIMPLIFY_UM = 0.25
 """How far simplification may move an outline."""
@@ -27,7 +27,13 @@ class ChunksOfNuclei(Protocol):
     """A way to go through the nuclei of a run."""
 
     def __call__(
-        self, *, threads: int, kept: KeptNuclei | None, on_progress: ProgressCallback, cancelled: CancelCheck
+        self,
+        *,
+        threads: int,
+        kept: KeptNuclei | None,
+        timed: Timer,
+        on_progress: ProgressCallback,
+        cancelled: CancelCheck,
     ) -> Iterator[CellChunk]:
         """Yield regions in order, each region block by block."""
         ...
@@ -102,9 +108,14 @@ def _from_file(settings: PredictSettings, source: Input) -> NucleiSource:
     )
 
     def chunks(
-        *, threads: int, kept: KeptNuclei | None, on_progress: ProgressCallback, cancelled: CancelCheck
+        *,
+        threads: int,
+        kept: KeptNuclei | None,
+        timed: Timer,
+        on_progress: ProgressCallback,
+        cancelled: CancelCheck,
     ) -> Iterator[CellChunk]:
-        del kept  # the outlines are there already
+        del kept, timed  # the outlines are there already
         return placed.chunks(threads=threads, on_progress=on_progress, cancelled=cancelled)
 
     return NucleiSource(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,8 @@ from stimage_qupath.regions.stain_overview import normalised, target_of
 from stimage_qupath.report.overview import draw_overviews
 from stimage_qupath.results import CancelCheck, Prediction, ProgressCallback, never_cancelled, no_progress, stop_if
 
+STAGES_OF_NUCLEI: Final = ("label", "measure", "nuclei")
+STAGES_OF_MODEL: Final = ("crop", "encode", "heads")
 MANY_OUTSIDE = 0.2
 """Share of nuclei outside training from which a run says so."""
 
@@ -81,7 +83,8 @@ def run(
     PartialFolder(settings.output, force=settings.force, why_keep=what_is_foreign)  # refuses before any work
     watch = Stopwatch()
     with ExitStack() as stack:
-        source = stack.enter_context(open_input(settings))
+        with watch.stage("tissue"):
+            source = stack.enter_context(open_input(settings))
         nuclei = choose_nuclei(settings, source)
         plan = _plan(settings, model) if isinstance(settings, PredictSettings) else None
         scale = () if plan is None else scale_notes(plan.model.encoder.card, source.mpp, what=settings.image.name)
@@ -119,6 +122,7 @@ def run(
                 draw_overviews(
                     writer.folder, tally.dots(plan.drawn), source.slide, source.regions, plan.drawn, note=note
                 )
+        watch.count("read", source.slide.read_tiles)
         record = {**_record(settings, source, plan, warnings, watch), "quality": quality.to_dict()}
         record |= {} if types is None else {"cell_types": types.record()}
         output = writer.finish(record)
@@ -285,11 +289,13 @@ def _stream(
     cancelled: CancelCheck,
 ) -> Iterator[tuple[CellChunk, Prediction | None]]:
     """Yield blocks of nuclei, with their prediction where there is a model."""
-    found = nuclei.chunks(threads=settings.threads, kept=kept, on_progress=on_progress, cancelled=cancelled)
+    found = nuclei.chunks(
+        threads=settings.threads, kept=kept, timed=watch.stage, on_progress=on_progress, cancelled=cancelled
+    )
     chunks = watch.waiting("nuclei", found)
     if plan is None:
         for chunk in chunks:
-            watch.count("nuclei", len(chunk.cells))
+            _count(watch, STAGES_OF_NUCLEI, chunk)
             yield chunk, None
         return
     predictor = CellPredictor(
@@ -308,9 +314,14 @@ def _stream(
         scored = predictor.predict_scored(chunks, plan.signatures.scorer, cancelled=cancelled, timed=watch.stage)
         predicted = plan.signatures.into(scored)
     for chunk, prediction in predicted:
-        for stage in ("nuclei", "encode", "heads"):
-            watch.count(stage, len(chunk.cells))
+        _count(watch, (*STAGES_OF_NUCLEI, *STAGES_OF_MODEL), chunk)
         yield chunk, prediction
+
+
+def _count(watch: Stopwatch, stages: tuple[str, ...], chunk: CellChunk) -> None:
+    """Book the nuclei of a block under each of the stages they went through."""
+    for stage in stages:
+        watch.count(stage, len(chunk.cells))
 
 
 def _record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ PACKAGES = ("numpy", "scipy", "torch", "timm", "shapely", "tifffile", "anndata",
 
 
 class Stopwatch:
-    """Seconds and items of each stage, as the flow itself waited for them."""
+    """Seconds and items of each stage, as the flow itself waited for them, and of work that threads did meanwhile."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._items: dict[str, int] = {}
@@ -31,12 +33,15 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
-            self.count(name, items)
+            seconds = time.perf_counter() - start
+            with self._lock:
+                self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+                self._items[name] = self._items.get(name, 0) + items
 
     def count(self, name: str, items: int) -> None:
         """Add items to a stage."""
-        self._items[name] = self._items.get(name, 0) + items
+        with self._lock:
+            self._items[name] = self._items.get(name, 0) + items
 
     def waiting(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield from ``items``, booking the wait for each under ``name``."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -18,7 +17,7 @@ from stimage_qupath.models.ensemble import Ensemble
 from stimage_qupath.prediction.careful import CarefulEncoder
 from stimage_qupath.prediction.signatures import SignatureScorer
 from stimage_qupath.prediction.stream import Window, plan_windows, read_ahead
-from stimage_qupath.results import CancelCheck, Cells, Prediction, stop_if
+from stimage_qupath.results import CancelCheck, Cells, Prediction, Timer, stop_if
 from stimage_qupath.signatures.scores import MemberScores
 from stimage_qupath.slide.reader import Slide
 
@@ -67,7 +66,7 @@ class CellPredictor:
     interval_genes: NDArray[np.intp] | None = None
 
     def predict(
-        self, chunks: Iterable[ChunkT], *, cancelled: CancelCheck, timed: Callable[[str], AbstractContextManager[None]]
+        self, chunks: Iterable[ChunkT], *, cancelled: CancelCheck, timed: Timer
     ) -> Iterator[tuple[ChunkT, Prediction]]:
         """Yield each chunk with its prediction, in order; pixels of the next chunk are read meanwhile.
 
@@ -89,7 +88,7 @@ class CellPredictor:
         scorer: SignatureScorer,
         *,
         cancelled: CancelCheck,
-        timed: Callable[[str], AbstractContextManager[None]],
+        timed: Timer,
     ) -> Iterator[tuple[ChunkT, Prediction, MemberScores]]:
         """Yield each chunk with its prediction and its signature scores; arguments as for :meth:`predict`."""
         for loaded, features, prediction in self._each(chunks, cancelled, timed):
@@ -101,12 +100,12 @@ class CellPredictor:
             yield loaded.chunk, prediction, scores
 
     def _each(
-        self, chunks: Iterable[ChunkT], cancelled: CancelCheck, timed: Callable[[str], AbstractContextManager[None]]
+        self, chunks: Iterable[ChunkT], cancelled: CancelCheck, timed: Timer
     ) -> Iterator[tuple[_Loaded[ChunkT], NDArray[np.float32], Prediction]]:
         """Yield each chunk with the features of its points and the prediction of its nuclei."""
         careful = CarefulEncoder(self.encoder)
         with ThreadPoolExecutor(1, thread_name_prefix="pixels") as pool:
-            jobs = (partial(self._load, chunk) for chunk in chunks)
+            jobs = (partial(self._load, chunk, timed) for chunk in chunks)
             for loaded in read_ahead(jobs, pool, depth=1):
                 stop_if(cancelled)
                 with timed("encode"):
@@ -116,8 +115,12 @@ class CellPredictor:
                     prediction = prediction if loaded.mix is None else loaded.mix(prediction)
                 yield loaded, features, prediction
 
-    def _load(self, chunk: ChunkT) -> _Loaded[ChunkT]:
+    def _load(self, chunk: ChunkT, timed: Timer) -> _Loaded[ChunkT]:
         """Plan the windows of a chunk and read their pixels."""
+        with timed("crop"):
+            return self._cropped(chunk)
+
+    def _cropped(self, chunk: ChunkT) -> _Loaded[ChunkT]:
         points, mix = chunk.cells.centroids_px, None
         if self.stride_um is not None:
             points, mix = interpolation(points, self.stride_um / self.mpp)

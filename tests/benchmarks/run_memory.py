@@ -4,9 +4,10 @@
     python tests/benchmarks/run_memory.py folder [--cells 1000000] [--genes 769]
 
 ``slides`` predicts on two synthetic pyramids in processes of their own, with pieces of tissue that are scattered over
-all of either (190 tiles of 512 px are 0.5 % of 100,000 x 100,000 px). Expected: the large one needs at most 1.2 times the
-peak memory. ``folder`` writes ``cells.h5ad`` with the whole panel in three matrices and GeoJSON with 40 measurements
-a nucleus. Expected: under 2 GB. Else the exit code is 1. Disk: 0.5 GB for the slides; 12 bytes a gene and nucleus.
+all of either (190 tiles of 512 px are 0.5 % of 100,000 x 100,000 px). Expected: the large one needs at most 1.2 times
+the peak memory. ``folder`` writes ``cells.h5ad`` with the whole panel in three matrices and GeoJSON with 40
+measurements a nucleus. Expected: under 2 GB. Else the exit code is 1. Disk: 0.5 GB for the slides; 12 bytes a gene and
+nucleus for the folder.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ def test_the_command_times_every_stage(tmp_path, capsys):
     output = tmp_path / "bench.json"
     assert cli.run(["bench", "--cells", "300", "--repeats", "1", "--explain", "--output", str(output)]) == 0
     found = json.loads(output.read_text(encoding="utf-8"))
-    assert {"nuclei", "encode", "heads", "write", "import", "explain"} <= set(found["stages"])
+    stages = {"tissue", "read", "label", "measure", "nuclei", "crop", "encode", "heads", "write", "import", "explain"}
+    assert stages <= set(found["stages"])
+    assert all(of["items"] > 0 for name, of in found["stages"].items() if name in stages - {"tissue"})
     assert found["cells"] > 100
     assert found["machine"]["cores"] >= 1
     printed = capsys.readouterr().out
