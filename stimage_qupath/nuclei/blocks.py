@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import shapely
@@ -47,6 +47,10 @@ class BlockNuclei:
         return len(self.polygons)
 
 
+Place: TypeAlias = tuple[int, int, int, int, int, int]
+"""Row and column of a block, and left, top, right and bottom of the part of it that is looked at, working pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Blocks in the working pixels of a segmenter, anchored at level-0 (0, 0).
@@ -70,6 +74,16 @@ class Grid:
         if self.block < 1 or self.halo < 0 or not 0 < self.downsample < math.inf:
             msg = f"expected a Grid with block >= 1, halo >= 0 and downsample > 0, found {self}"
             raise ValueError(msg)
+
+    def part(self, row: int, col: int, bounds_px: tuple[float, float, float, float], *, step: int) -> Place:
+        """Return a block with as much of it as bounds (left, top, right, bottom; level-0 px) ask for.
+
+        ``step`` is the grid of the part's edges, working pixels; the least part is one step in each direction.
+        """
+        left, top, right, bottom = bounds_px
+        across = _span(left, right, col * self.size_px, self.downsample, self.block, step)
+        down = _span(top, bottom, row * self.size_px, self.downsample, self.block, step)
+        return row, col, across[0], down[0], across[1], down[1]
 
     @property
     def size_px(self) -> float:
@@ -118,13 +132,15 @@ class BlockReader:
     expansion_um: float = 0.0
     timed: Timer = untimed
 
-    def nuclei(self, row: int, col: int) -> BlockNuclei:
-        """Return the nuclei of block (row, col)."""
+    def nuclei(self, place: Place) -> BlockNuclei:
+        """Return the nuclei of (a part of) a block."""
         grid = self.grid
-        x, y = ((index * grid.block - grid.halo) * grid.downsample for index in (col, row))
-        side = grid.block + 2 * grid.halo
+        row, col, left, top, right, bottom = place
+        x = (col * grid.block + left - grid.halo) * grid.downsample
+        y = (row * grid.block + top - grid.halo) * grid.downsample
+        width, height = (side + 2 * grid.halo for side in (right - left, bottom - top))
         with self.timed("read"):
-            rgb = self.slide.read_region(x, y, width=side, height=side, downsample=grid.downsample)
+            rgb = self.slide.read_region(x, y, width=width, height=height, downsample=grid.downsample)
         if rgb[::_BLANK_STEP, ::_BLANK_STEP].min() > _BLANK:
             return _NONE
         with self.timed("label"):
@@ -138,7 +154,8 @@ class BlockReader:
         values, polygons = outlines(labels, x=x, y=y, downsample=grid.downsample, tolerance_px=self.simplify_px)
         centroids = shapely.get_coordinates(shapely.centroid(polygons))
         corner = np.array([x, y]) + grid.halo_px
-        ours = (centroids >= corner - grid.tolerance_px) & (centroids < corner + grid.size_px + grid.tolerance_px)
+        size = (np.array(labels.shape)[::-1] - 2 * grid.halo) * grid.downsample
+        ours = (centroids >= corner - grid.tolerance_px) & (centroids < corner + size + grid.tolerance_px)
         kept = np.flatnonzero(ours.all(axis=1))
         stains = stain_measurements(rgb, labels, values[kept])
         measurements = shape_measurements(polygons[kept], mpp=self.mpp) | stains
@@ -170,6 +187,14 @@ class BlockReader:
 def expansion_halo_um(expansion_um: float) -> float:
     """Return the context beyond a segmenter's own that cells need, so that a block knows the nuclei they border on."""
     return 2 * expansion_um + REACH_UM if expansion_um else 0.0
+
+
+def _span(low: float, high: float, origin: float, downsample: float, block: int, step: int) -> tuple[int, int]:
+    """Return the ends, on a grid of ``step`` in a block that begins at ``origin``, of what lies between two points."""
+    first = math.floor((low - origin) / downsample / step) * step
+    first = min(max(first, 0), (block - 1) // step * step)
+    last = math.ceil((high - origin) / downsample / step) * step
+    return first, min(max(last, first + step), block)
 
 
 def _near_core(labels: NDArray[np.int32], *, margin: int) -> NDArray[np.int32]:

@@ -9,17 +9,17 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from stimage_qupath.nuclei.blocks import BlockNuclei
+from stimage_qupath.nuclei.blocks import BlockNuclei, Place
 
 
 class KeptNuclei(Protocol):
-    """Finished blocks, by their row and column; may be used from many threads at once."""
+    """Finished blocks, by their place; may be used from many threads at once."""
 
-    def load(self, row: int, col: int) -> BlockNuclei | None:
+    def load(self, place: Place) -> BlockNuclei | None:
         """Return the nuclei of a block, or None where it is not finished."""
         ...
 
-    def save(self, row: int, col: int, nuclei: BlockNuclei) -> None:
+    def save(self, place: Place, nuclei: BlockNuclei) -> None:
         """Keep the nuclei of a block."""
         ...
 

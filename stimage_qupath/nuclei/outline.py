@@ -19,6 +19,8 @@ import shapely
 from numpy.typing import NDArray
 
 MAX_VERTICES: Final = 256
+DECIMALS: Final = 6
+"""Of coordinates: what lies beyond depends on where the image of labels began."""
 
 # Sides of a pixel in clockwise order: top, right, bottom, left, as (row, column).
 _AHEAD: Final = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # along the crack, the nucleus on its right
@@ -178,4 +180,5 @@ def _placed(
     from_centre = xy - shapely.get_coordinates(shapely.centroid(polygons))[polygon_of]
     scale = np.sqrt((shapely.area(raw) + 0.5) / shapely.area(polygons))[polygon_of, None]
     centre = shapely.get_coordinates(shapely.centroid(raw))[polygon_of]
-    return np.asarray(shapely.set_coordinates(polygons, (centre + from_centre * scale) * downsample + (x, y)))
+    placed = (centre + from_centre * scale) * downsample + (x, y)
+    return np.asarray(shapely.set_coordinates(polygons, np.round(placed, DECIMALS)))

@@ -1,7 +1,8 @@
 """Nuclei of whole regions, block by block, without seams.
 
-The blocks lie on a grid that is anchored at the slide's corner and are segmented whole, so that the outline of a
-nucleus depends on the slide alone: not on the annotation that selected it, nor on the order or the number of threads.
+The blocks lie on a grid that is anchored at the slide's corner and are segmented with all the context that a nucleus
+needs, so that its outline depends on the slide alone: not on the annotation that selected it, nor on the order or the
+number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 from numpy.typing import NDArray
 
-from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid, expansion_halo_um
+from stimage_qupath.nuclei.blocks import BlockNuclei, BlockReader, Grid, Place, expansion_halo_um
 from stimage_qupath.nuclei.kept import KeptNuclei
 from stimage_qupath.nuclei.ownership import RegionOwners, Seams
 from stimage_qupath.nuclei.prefetch import in_order
@@ -42,6 +43,8 @@ BLOCK_UM: Final = 1024.0
 that the nuclei of one block lie in one image of the encoder."""
 
 _NAMESPACE: Final = uuid5(NAMESPACE_URL, "https://doi.org/10.1038/s41467-026-68487-0#nucleus")
+PART_PX: Final = 128
+"""Working pixels in which the part of a block that is looked at grows."""
 _REMEMBERED_BLOCKS: Final = 32  # neighbouring regions share blocks; a block holds a few MB of outlines
 
 
@@ -176,7 +179,7 @@ class _Run:
         """Yield the nuclei of each region, block by block."""
         stop_if(cancelled)
         owners = RegionOwners(self.regions)
-        places = [self._places(region) for region in self.regions]
+        places = self._all_places()
         total, done, count = sum(map(len, places)), 0, 0
         with closing(self._found([place for some in places for place in some], threads=threads)) as found:
             for index, region in enumerate(self.regions):
@@ -184,7 +187,7 @@ class _Run:
                 for place in places[index]:
                     stop_if(cancelled)
                     nuclei = next(found)
-                    ours = seams.unseen(*place, nuclei.polygons) & owners.owned(index, nuclei.centroids_px)
+                    ours = seams.unseen(*place[:2], nuclei.polygons) & owners.owned(index, nuclei.centroids_px)
                     if ours.any():
                         cells = _cells(nuclei, ours, prefix=f"{image_id}|{region.id}")
                         count += len(cells)
@@ -192,20 +195,36 @@ class _Run:
                     done += 1
                     on_progress(STAGE, done, total, f"{count} nuclei")
 
-    def _places(self, region: Region) -> list[tuple[int, int]]:
-        """Return row and column of the blocks of the slide that can tell of a nucleus in a region.
+    def _all_places(self) -> list[list[Place]]:
+        """Return, for each region, the blocks of the slide that can tell of a nucleus in it.
 
         Those within a halo of it are among them, because their nuclei may reach over the seam and settle what becomes
-        of a nucleus inside (see :class:`Seams`).
+        of a nucleus inside (see :class:`Seams`). Of a block that only a corner is asked for, the corner is looked at:
+        as much as all regions together ask for, so that they share it.
         """
-        near = region.geometry.buffer(self.grid.halo_px)
-        return [
-            (block.row, block.col)
-            for block in blocks_over(near, size_px=self.grid.size_px)
-            if 0 <= block.x < self.slide.width and 0 <= block.y < self.slide.height
+        near = [region.geometry.buffer(self.grid.halo_px) for region in self.regions]
+        blocks = [
+            [
+                (block.row, block.col)
+                for block in blocks_over(geometry, size_px=self.grid.size_px)
+                if 0 <= block.x < self.slide.width and 0 <= block.y < self.slide.height
+            ]
+            for geometry in near
         ]
+        asked: dict[tuple[int, int], list[int]] = {}
+        for index, some in enumerate(blocks):
+            for block in some:
+                asked.setdefault(block, []).append(index)
+        bounds = np.array([geometry.bounds for geometry in near]).reshape(-1, 4)
+        step = _multiple(PART_PX, self.segmenter.stride)
+        part: dict[tuple[int, int], Place] = {}
+        for block, regions in asked.items():
+            left, top = bounds[regions, :2].min(axis=0).tolist()
+            right, bottom = bounds[regions, 2:].max(axis=0).tolist()
+            part[block] = self.grid.part(*block, (left, top, right, bottom), step=step)
+        return [[part[block] for block in some] for some in blocks]
 
-    def _found(self, places: Sequence[tuple[int, int]], *, threads: int) -> Generator[BlockNuclei, None, None]:
+    def _found(self, places: Sequence[Place], *, threads: int) -> Generator[BlockNuclei, None, None]:
         """Yield the nuclei of each block."""
         reader = BlockReader(
             slide=self.slide,
@@ -217,15 +236,15 @@ class _Run:
             timed=self.timed,
         )
         found = reader.nuclei if self.kept is None else partial(_kept_or_found, self.kept, reader)
-        return in_order(places, lambda place: found(*place), threads=threads, remembered=_REMEMBERED_BLOCKS)
+        return in_order(places, found, threads=threads, remembered=_REMEMBERED_BLOCKS)
 
 
-def _kept_or_found(kept: KeptNuclei, reader: BlockReader, row: int, col: int) -> BlockNuclei:
+def _kept_or_found(kept: KeptNuclei, reader: BlockReader, place: Place) -> BlockNuclei:
     """Return the nuclei of a block, from an earlier run where there was one."""
-    nuclei = kept.load(row, col)
+    nuclei = kept.load(place)
     if nuclei is None:
-        nuclei = reader.nuclei(row, col)
-        kept.save(row, col, nuclei)
+        nuclei = reader.nuclei(place)
+        kept.save(place, nuclei)
     return nuclei
 
 

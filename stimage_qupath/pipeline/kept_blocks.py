@@ -22,7 +22,7 @@ from stimage_qupath import __version__, names
 from stimage_qupath.config import SegmentSettings
 from stimage_qupath.export.block_store import Block, BlockStore
 from stimage_qupath.models.encoders import Encoder, EncoderCard
-from stimage_qupath.nuclei.blocks import BlockNuclei
+from stimage_qupath.nuclei.blocks import BlockNuclei, Place
 from stimage_qupath.nuclei.kept import as_arrays, from_arrays
 from stimage_qupath.pipeline.inputs import Input
 from stimage_qupath.results import CancelCheck
@@ -40,14 +40,14 @@ class KeptBlocks:
 
     store: BlockStore
 
-    def load(self, row: int, col: int) -> BlockNuclei | None:
+    def load(self, place: Place) -> BlockNuclei | None:
         """Return the nuclei of a block, or None where it is not finished."""
-        arrays = self.arrays(("nuclei", row, col))
+        arrays = self.arrays(("nuclei", *place))
         return None if arrays is None else from_arrays(arrays)
 
-    def save(self, row: int, col: int, nuclei: BlockNuclei) -> None:
+    def save(self, place: Place, nuclei: BlockNuclei) -> None:
         """Keep the nuclei of a block."""
-        self.store.save(("nuclei", row, col), as_arrays(nuclei))
+        self.store.save(("nuclei", *place), as_arrays(nuclei))
 
     def encoder(self, encoder: Encoder) -> Encoder:
         """Return an encoder that finds the features of the windows it has seen before."""

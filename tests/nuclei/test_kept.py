@@ -20,13 +20,13 @@ class Memory:
     def __init__(self):
         self.blocks, self.lock = {}, threading.Lock()
 
-    def load(self, row, col):
-        arrays = self.blocks.get((row, col))
+    def load(self, place):
+        arrays = self.blocks.get(place)
         return None if arrays is None else from_arrays(arrays)
 
-    def save(self, row, col, nuclei):
+    def save(self, place, nuclei):
         with self.lock:
-            self.blocks[row, col] = as_arrays(nuclei)
+            self.blocks[place] = as_arrays(nuclei)
 
 
 def some_nuclei(count, *, with_cells):

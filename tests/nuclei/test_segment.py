@@ -184,7 +184,7 @@ def test_where_blocks_disagree_the_annotation_does_not_decide(
             return np.roll(labels, -6, axis=1) if (rgb == (255, 255, 0)).all(axis=-1).any() else labels
 
     slide = disc_slide(400, 200, 0.5, np.array([[202, 100, 12]]))  # the seam is at 200
-    slide.pixels[50, 50] = (255, 255, 0)
+    slide.pixels[50, 150] = (255, 255, 0)  # near enough for the left block, too far for the right one
     segmenter = dark_parts(bound=Moves())
     right_of_the_seam = shapely.box(201, 60, 260, 140)
     (whole,) = cells_of(slide, 0.5, regions(shapely.box(0, 0, 400, 200)), segmenter, block_um=100.0)
@@ -224,6 +224,21 @@ def test_neighbouring_regions_do_not_segment_a_block_twice(
     slide = disc_slide(600, 600, 0.5, lattice)
     cells_of(slide, 0.5, regions(shapely.box(50, 50, 70, 70), shapely.box(80, 80, 95, 95)), dark_parts(), block_um=100)
     assert len(slide.reads) == 1
+
+
+def test_of_a_block_only_what_the_regions_ask_for_is_read_and_found_the_same(
+    disc_slide: Callable[..., Any], lattice: NDArray[np.float64], dark_parts: Callable[..., Any]
+) -> None:
+    slide = disc_slide(600, 600, 0.5, lattice)
+    corner, other = shapely.box(340, 340, 460, 460), shapely.box(470, 290, 590, 410)
+    (whole,) = cells_of(slide, 0.5, regions(shapely.box(0, 0, 600, 600)), dark_parts(), block_um=300)
+    slide.reads.clear()
+    found = cells_of(slide, 0.5, regions(corner, other), dark_parts(), block_um=300)
+    (read,) = slide.reads
+    assert min(read) > 200  # its left upper corner
+    for cells, geometry in zip(found, (corner, other), strict=True):
+        assert len(cells) > 1
+        assert {p.wkb for p in cells.polygons} == {p.wkb for p in whole.polygons[whole.inside(geometry)]}
 
 
 def test_blocks_of_glass_and_blocks_off_the_slide_are_not_segmented(

@@ -26,9 +26,9 @@ def found_blocks(monkeypatch):
     """Return the list of blocks that are segmented from now on."""
     found, original = [], BlockReader.nuclei
 
-    def nuclei(self, row, col):
-        found.append((row, col))
-        return original(self, row, col)
+    def nuclei(self, place):
+        found.append(place)
+        return original(self, place)
 
     monkeypatch.setattr(BlockReader, "nuclei", nuclei)
     return found
