@@ -9,6 +9,9 @@ own Python, through its own call for features, with the number of workers that i
 extraction alone: no import, no model, no tiling. Runs alternate and the median counts. Tiles a CPU second are printed
 beside, since they depend less on what else the machine does.
 
+What can be won is reading, cropping and normalising, and in convolutional networks the layout. A network that takes
+nearly all of the time takes it on both sides: of resnet50 about 1.3 is left, of a vision transformer 1.
+
 Expected: ours is at least 1.5 times as fast in every encoder and workload asked for; else the exit code is 1.
 """
 

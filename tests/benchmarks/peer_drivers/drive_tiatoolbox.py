@@ -5,6 +5,7 @@ Its ``run`` lays the tiles itself; here its dataset is given ours, and loader an
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 def open_task(task: Task) -> tuple[str, Prepare]:
     """Open the model; the slide is opened by every dataset."""
+    logging.getLogger("tiatoolbox").setLevel(logging.ERROR)  # each opening of the slide says what it guessed
+    logging.getLogger().setLevel(logging.ERROR)
     model = TimmBackbone(task.model, pretrained=False)
     model.feat_extract = task.network()
     normalised = Compose([ToTensor(), Normalize(task.mean, task.std)])
