@@ -83,13 +83,14 @@ class TileEncoder:
         corners = np.floor(centres - side / 2 + 0.5).astype(np.intp)
         _check_margin(corners, side, image.shape)
         self.network.to(device)
-        block = torch.tensor(image, device=device).permute(2, 0, 1)
+        block = torch.tensor(image, device=device)
         features = []
         with torch.inference_mode(), _exact_convolutions():
             for start in range(0, len(corners), batch_size):
                 stop_if(cancelled)
                 places = corners[start : start + batch_size].tolist()
-                tiles = torch.stack([block[:, y : y + side, x : x + side] for x, y in places])
+                # Stacked with the colours last, tiles have the layout of the network without another copy.
+                tiles = torch.stack([block[y : y + side, x : x + side] for x, y in places]).permute(0, 3, 1, 2)
                 features.append(self.features(tiles))
             if not features:
                 return np.empty((0, self.card.width), dtype=np.float32)
@@ -98,7 +99,8 @@ class TileEncoder:
     def features(self, tiles: torch.Tensor) -> torch.Tensor:
         """Normalise tiles, (tile, 3, side, side) uint8, run the network and pool, (tile, width) float32."""
         mean, std = (torch.tensor(v, device=tiles.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
-        pixels = ((tiles.float() / WHITE - mean) / std).contiguous(memory_format=torch.channels_last)
+        pixels = tiles.to(torch.float32, copy=True).div_(WHITE).sub_(mean).div_(std)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         dtype = DTYPES[self.card.precision]
         with torch.autocast(tiles.device.type, dtype=dtype, enabled=dtype != torch.float32):
             if self._pooling == "network":

@@ -55,7 +55,7 @@ def open_timm(
         gated=False,
         mpp=MPP,
         tile_px=int(data["input_size"][-1]),
-        width=int(network.num_features),
+        width=int(getattr(network, "head_hidden_size", network.num_features)),  # a head may widen the pooled output
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         precision=precision,

@@ -56,6 +56,12 @@ def test_batch_size_changes_nothing(checkpoint):
     np.testing.assert_allclose(run(encoder, image, centres, 1), run(encoder, image, centres, 7), rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_whose_head_widens_the_pooled_output():
+    encoder = load_encoder("timm:mobilenetv3_small_050", pretrained=False)
+    image = np.zeros((300, 300, 3), dtype=np.uint8)
+    assert run(encoder, image, [(150.0, 150.0)]).shape == (1, encoder.card.width)
+
+
 def test_an_image_without_margin_is_refused(checkpoint):
     encoder = load_encoder(NAME, weights=str(checkpoint[0]))
     with pytest.raises(ValueError, match="px around every centre"):
