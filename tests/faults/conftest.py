@@ -304,6 +304,6 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, tissue_slide: Any, squar
         import stimage_qupath.pipeline.predict as flow
 
         patch.setattr(flow, "choose_nuclei", flow.choose_nuclei)  # undone at the end
-        exec(SMALL_BLOCKS, {})  # noqa: S102 - the same words that the processes run
+        exec(SMALL_BLOCKS, {})
         assert cli.run([*map(str, words)]) == 0
     return output
