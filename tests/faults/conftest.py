@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from stimage_qupath import cli
+from stimage_qupath import cli, names
 
 HERE = Path(__file__).parent
 SQUARE = {
@@ -307,3 +307,43 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, tissue_slide: Any, squar
         exec(SMALL_BLOCKS, {})
         assert cli.run([*map(str, words)]) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def fill_run() -> Callable[[Path], Path]:
+    """Return a function that writes a run folder of 3,000 nuclei and three genes in a moment."""
+    import numpy as np
+    import shapely
+
+    from stimage_qupath.export.run_folder import RunWriter
+    from stimage_qupath.results import Cells, Panel, Prediction, Region
+
+    n, genes = 3_000, ("ERBB2", "CD3D", "KRT5")
+    rng = np.random.default_rng(5)
+    centroids = rng.uniform(20, 980, (n, 2))
+    angle = np.arange(16) * np.pi / 8
+    rings = centroids[:, None, :] + 4 * np.column_stack([np.cos(angle), np.sin(angle)])
+    cells = Cells(
+        ids=np.array([f"{i:08x}-0000-4000-8000-000000000000" for i in range(n)], dtype=object),
+        polygons=shapely.polygons(rings),
+        centroids_px=centroids,
+        measurements={names.AREA: rng.uniform(20, 80, n).astype(np.float32)},
+    )
+    mean, aleatoric, epistemic = rng.gamma(2.0, 2.0, (3, n, len(genes))).astype(np.float32)
+    prediction = Prediction(mean, aleatoric, epistemic, rng.uniform(0, 2, n).astype(np.float32))
+    region = Region(id="1f0d2a1c-3c1f-4a64-9b1b-6a2b4f0d9e11", geometry=shapely.box(0, 0, 1000, 1000), name="all")
+    record = {"image": {"name": "none.tif", "mpp": 0.5, "width": 1000, "height": 1000}, "research_use": "Research."}
+
+    def fill(output: Path) -> Path:
+        with RunWriter(output, panel=Panel(genes), genes=genes, model_card={}) as writer:
+            writer.start_region(region)
+            writer.append(cells, prediction)
+            return writer.finish(record)
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, fill_run: Callable[[Path], Path]) -> Path:
+    """Return a run folder of 3,000 nuclei for commands that read one."""
+    return fill_run(tmp_path_factory.mktemp("small") / "run")
