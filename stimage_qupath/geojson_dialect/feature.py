@@ -184,14 +184,14 @@ def _mapping(value: object, expected: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    """Return a name: lone surrogates, which no file can hold, become question marks; blank is None."""
+    """Return a name: what no file can hold goes (NUL) or becomes a question mark (lone surrogates); blank is None."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise FeatureFault(expected="a name as text", found=shown(value))
     if len(value) > MOST_CHARACTERS:
         raise FeatureFault(expected=f"a name of at most {MOST_CHARACTERS:,} characters", found=f"one of {len(value):,}")
-    return value.encode("utf-8", "replace").decode().strip() or None
+    return value.replace("\0", "").encode("utf-8", "replace").decode().strip() or None
 
 
 def _uuid(value: object) -> str | None:

@@ -219,7 +219,11 @@ def _check_card(card: Any, folder: Path) -> None:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+    return isinstance(value, list) and bool(value) and all(map(_is_word, value))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()  # HDF5 holds no NUL, a sentence no new line
 
 
 def _is_training(value: Any) -> bool:
@@ -236,7 +240,7 @@ def _are_files(value: Any) -> bool:
 
 
 SHAPES: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "name": lambda value: isinstance(value, str) and bool(value),
+    "name": _is_word,
     "panel": _are_words,
     "default_genes": _are_words,
     "encoder": lambda value: isinstance(value, dict),

@@ -21,18 +21,11 @@ LONG_SIDE_PX = 1200
 MOST_DOTS = 200_000
 """More dots than this say no more on a picture of this size."""
 GREY = "#9a9a9a"
-UNSAFE = '<>:"/\\|?*'
-"""Characters that some file system refuses; gene symbols such as ``HLA-A/B`` occur."""
 
 
 def overview_name(gene: str) -> str:
     """Return the file name of a gene's picture; characters no file name may hold become ``_``."""
-    return names.OVERVIEW_PNG.format(gene=safe_in_file_names(gene))
-
-
-def safe_in_file_names(text: str) -> str:
-    """Return ``text`` with characters that no file name may hold as ``_``."""
-    return "".join("_" if c in UNSAFE or ord(c) < 32 else c for c in text)
+    return names.OVERVIEW_PNG.format(gene=names.in_file_name(gene))
 
 
 def thumbnail(slide: Slide) -> tuple[NDArray[np.uint8], float]:

@@ -90,19 +90,23 @@ class Fault:
         self.seen.append(" ".join(text.split()))
 
 
-ROWS: list[tuple[str, Fault]] = []
+ROWS: list[Fault] = []
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table."""
+    """Print the table; tests of the same fault that ended alike share a row."""
     if not ROWS:
         return
     columns = (34, 34, 46)
     terminalreporter.section("faults: what was broken | what is expected | what was seen")
-    for number, (_, row) in enumerate(ROWS, start=1):
-        seen = "; ".join(row.seen)
-        seen = seen if row.outcome == "passed" else f"{row.outcome.upper()}. {seen}"
-        texts = (f"{number}. {row.name}", row.expected, seen)
+    alike: dict[tuple[str, str, str], list[Fault]] = {}
+    for row in ROWS:
+        alike.setdefault((row.name, row.expected, row.outcome), []).append(row)
+    for number, ((name, expected, outcome), rows) in enumerate(alike.items(), start=1):
+        seen = "; ".join(rows[0].seen)
+        seen = seen if len(rows) == 1 else f"{len(rows)} of them, the first: {seen}"
+        seen = seen if outcome == "passed" else f"{outcome.upper()}. {seen}"
+        texts = (f"{number}. {name}", expected, seen)
         wrapped = [textwrap.wrap(text, width) or [""] for text, width in zip(texts, columns, strict=True)]
         for line in range(max(map(len, wrapped))):
             parts = [cell[line] if line < len(cell) else "" for cell in wrapped]
@@ -130,7 +134,7 @@ def fault(request: pytest.FixtureRequest) -> Fault:
     """Return the row of this test in the table."""
     row = Fault(name=request.node.name)
     request.node.stash[ROW] = row
-    ROWS.append((request.node.nodeid, row))
+    ROWS.append(row)
     return row
 
 
@@ -347,3 +351,9 @@ def fill_run() -> Callable[[Path], Path]:
 def small_run(tmp_path_factory: pytest.TempPathFactory, fill_run: Callable[[Path], Path]) -> Path:
     """Return a run folder of 3,000 nuclei for commands that read one."""
     return fill_run(tmp_path_factory.mktemp("small") / "run")
+
+
+@pytest.fixture(scope="session")
+def small_blocks() -> str:
+    """Return code that makes blocks so small that the small square has several."""
+    return SMALL_BLOCKS
