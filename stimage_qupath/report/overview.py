@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stimage_qupath import names
+from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.results import Region
 from stimage_qupath.slide.reader import Slide
 
@@ -98,4 +99,5 @@ def _draw(
         f"{gene}   {len(values):,} nuclei shown, {int((~inside).sum()):,} outside training (grey)", fontsize=9
     )
     figure.supxlabel(note, fontsize=6)
-    figure.savefig(path, metadata={"Software": None})
+    with output_errors(path):
+        figure.savefig(path, metadata={"Software": None})

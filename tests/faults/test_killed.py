@@ -32,7 +32,7 @@ STAGES = {
 }
 LATE = {
     "explain": ("stimage_qupath.pipeline.explain:_Explainer.explain", 0),
-    "report": ("stimage_qupath.pipeline.report:ReportSettings", 0),
+    "report": ("stimage_qupath.pipeline.report:run", 0),
 }
 
 
@@ -43,6 +43,15 @@ def cells(run: Path) -> dict[str, bytes]:
 def beside(folder: Path) -> list[str]:
     """Return what stands in a folder, without the random part of names."""
     return sorted(".".join(p for p in path.name.split(".") if len(p) != 8) for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def small_blocks_here(monkeypatch: pytest.MonkeyPatch, small_blocks: str) -> None:
+    """Make blocks small in this process too."""
+    import stimage_qupath.pipeline.predict as flow
+
+    monkeypatch.setattr(flow, "choose_nuclei", flow.choose_nuclei)  # undone at the end
+    exec(small_blocks, {})
 
 
 @pytest.fixture
@@ -160,24 +169,12 @@ def test_segment_killed(
     process.wait_until_waiting()
     process.kill()
     assert not (work / "run").exists()
-    with pytest.MonkeyPatch.context() as patch:
-        small = patched_blocks(patch, small_blocks)
-        assert small
-        assert command(*words, work / "run", "--resume").code == 0
-        assert command(*words, work / "whole").code == 0
+    assert command(*words, work / "run", "--resume").code == 0
+    assert command(*words, work / "whole").code == 0
     assert cells(work / "run") == cells(work / "whole")
     assert beside(work) == sorted([*MINE, "run", "whole"])
     mine_is_untouched(work)
     fault.saw("no output; same bytes, nothing beside")
-
-
-def patched_blocks(patch: pytest.MonkeyPatch, code: str) -> bool:
-    """Run the words that make blocks small, and undo them at the end."""
-    import stimage_qupath.pipeline.predict as flow
-
-    patch.setattr(flow, "choose_nuclei", flow.choose_nuclei)
-    exec(code, {})
-    return True
 
 
 @pytest.mark.parametrize("format_", ["csv", "geojson", "h5ad", "parquet"])
