@@ -30,7 +30,9 @@ OUT_OF_MEMORY: Final = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
+    "cannot allocate memory",
     "failed to allocate",
+    "failed to map segment",  # the loader, of a library that finds no room
     "bad_alloc",
 )
 """How torch's devices and C++ say it; only CUDA has an error of its own."""
@@ -111,7 +113,7 @@ def is_memory_fault(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(words in said for words in OUT_OF_MEMORY)
 
 
 def of_the_machine(error: Exception) -> StimageError | None:

@@ -22,11 +22,14 @@ from stimage_qupath.errors import StimageError
 EXAMPLES = Path(__file__).parents[1] / "groovy"
 PACKAGE = "stimage_qupath"
 SQUARE = '{"type":"Polygon","coordinates":[[[0,0],[9,0],[9,9],[0,9],[0,0]]],"plane":{"c":-1,"z":0,"t":0}}'
+PROPERTIES = (
+    '{"objectType":"annotation","name":"a","classification":{"name":"Tumor","color":[200,0,0]},'
+    '"measurements":{"x":1.5},"isLocked":true,"childObjects":[]}'
+)
+IDENTITY = "1f0d2a1c-3c1f-4a64-9b1b-6a2b4f0d9e11"
 FEATURE = (
-    '{"type":"Feature","id":"1f0d2a1c-3c1f-4a64-9b1b-6a2b4f0d9e11","geometry":' + SQUARE + ',"nucleusGeometry":' + SQUARE
-    + ',"properties":{"objectType":"annotation","name":"a","classification":{"name":"Tumor","color":[200,0,0]},'
-    '"measurements":{"x":1.5},"isLocked":true,"childObjects":[]}}'
-)  # fmt: skip
+    f'{{"type":"Feature","id":"{IDENTITY}","geometry":{SQUARE},"nucleusGeometry":{SQUARE},"properties":{PROPERTIES}}}'
+)
 Target = Callable[[Path], object]
 
 
@@ -133,7 +136,7 @@ def main() -> int:
     faults = 0
     for target in TARGETS:
         command = [sys.executable, __file__, target, "--seconds", str(chosen.seconds), "--folder", str(folder)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         said = done.stdout + done.stderr
         runs = re.search(r"number_of_executed_units: (\d+)|Done (\d+) runs", said)
         units = next(filter(None, runs.groups())) if runs else "?"
