@@ -21,7 +21,21 @@ A message is one sentence that says what was expected, what was found and the wa
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""A disk, a quota or a file system's largest file."""
+OUT_OF_MEMORY: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "failed to map segment",  # the loader, of a library that finds no room
+    "bad_alloc",
+)
+"""How torch's devices and C++ say it; only CUDA has an error of its own."""
 
 
 class StimageError(Exception):
@@ -92,3 +106,25 @@ class PartialFailureError(StimageError):
     """Some of several images failed; the table is in ``run.json``."""
 
     exit_code = 10
+
+
+def is_memory_fault(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, whichever library it comes from."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError | ImportError | OSError) and any(words in said for words in OUT_OF_MEMORY)
+
+
+def of_the_machine(error: Exception) -> StimageError | None:
+    """Return what an error that no flow foresaw says of the machine, a full disk or memory; None where it is a fault.
+
+    Reading meets neither a full nor a read-only disk, so that such an OSError is of an output wherever it comes from.
+    """
+    if is_memory_fault(error):
+        return DeviceMemoryError("memory ran out; select a smaller region, or a smaller batch size, or close programs")
+    if isinstance(error, OSError) and error.errno in FULL | {errno.EROFS}:
+        path = f" {error.filename}" if error.filename else " the output"
+        advice = "free some space" if error.errno in FULL else "check that you may write there"
+        return OutputError(f"expected to write{path}, found: {error.strerror}; {advice} or choose another output")
+    return None

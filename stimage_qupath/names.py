@@ -28,6 +28,15 @@ OVERVIEW_PNG: Final = "overview_{gene}.png"
 PARTIAL_SUFFIX: Final = ".partial"
 LOCK_SUFFIX: Final = ".lock"
 
+# What people and files call things, where it becomes a part of a path.
+_NOT_IN_FILES: Final = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
+"""Some file system refuses them; gene symbols such as ``HLA-A/B`` occur."""
+_NOT_IN_FOLDERS: Final = re.compile(r"[^\w.-]+")
+_DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+"""Windows opens a device where it reads one of these, with any suffix."""
+MOST_NAME_BYTES: Final = 120
+"""File systems take 255, of which our prefixes and suffixes need some."""
+
 # Evaluation folder.
 EVALUATION_JSON: Final = "evaluation.json"
 EVALUATION_HTML: Final = "evaluation.html"
@@ -80,6 +89,24 @@ TABLE_COLUMN: Final[dict[str, str]] = {
     PEN: "pen",
     BLUR: "blur",
 }
+
+
+def in_file_name(text: str) -> str:
+    """Return ``text`` as a part of a file's name: characters no file name may hold are ``_``, too long ones are cut."""
+    return _cut(_NOT_IN_FILES.sub("_", text))
+
+
+def folder_name(text: str) -> str:
+    """Return ``text`` as the name of a folder beside others of ours, on any system: no way out, no device."""
+    name = _cut(_NOT_IN_FOLDERS.sub("_", text)).strip(".")
+    if not name or _DEVICES.fullmatch(name):
+        return f"_{name}"
+    ours = (RUN_JSON, PARTIAL_SUFFIX, BLOCKS_SUFFIX, EXPLAINING_SUFFIX)
+    return f"{name}_" if name.casefold().endswith(ours) else name
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
 
 
 def gene_measurement(gene: str, quantity: str) -> str:

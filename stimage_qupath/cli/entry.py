@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from stimage_qupath import console
 from stimage_qupath.cli.app import app
-from stimage_qupath.errors import CancelledError, DeviceMemoryError, StimageError
+from stimage_qupath.errors import CancelledError, StimageError, of_the_machine
 
 
 def main() -> NoReturn:
@@ -38,13 +38,14 @@ def run(arguments: list[str]) -> int:
     except StimageError as error:
         console.say_error(f"error: {error}")
         return error.exit_code
-    except MemoryError:
-        console.say_error("error: memory ran out; select a smaller region or pass a smaller --batch-size")
-        return DeviceMemoryError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last resort: a fault of ours must still end with our exit code
+        known = of_the_machine(error)
+        if known is not None:
+            console.say_error(f"error: {known}")
+            return known.exit_code
         console.say_error(f"internal error: {error!r}; please report this with the lines below")
         traceback.print_exc()
         return StimageError.exit_code

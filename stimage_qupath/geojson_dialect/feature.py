@@ -13,13 +13,15 @@ from shapely.geometry.base import BaseGeometry
 from stimage_qupath.errors import AnnotationError
 from stimage_qupath.geojson_dialect.color import Color, parse_color
 from stimage_qupath.geojson_dialect.document import DEFAULT_LIMIT_BYTES, read_document
-from stimage_qupath.geojson_dialect.fault import FeatureFault, shown
+from stimage_qupath.geojson_dialect.fault import FeatureFault, shown, shown_name
 from stimage_qupath.geojson_dialect.geometry import is_geometry, parse_geometry
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 OBJECT_TYPES: Final = {name.casefold(): name for name in ("annotation", "detection", "cell", "tile", "tmaCore", "root")}
 LEGACY_TYPE: Final = re.compile(r"(?:path)?(\w+?)(?:object)?", re.IGNORECASE)
 """QuPath 0.2 wrote the Java class as ``id``: ``PathDetectionObject``, ``TMACoreObject``."""
+MOST_CHARACTERS: Final = 10_000
+"""Of a name or a class; whoever writes more hides something else there, and it would stand in every table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def _walk(document: object) -> Iterator[object]:
         if item is stack:
             stack.pop()
         elif isinstance(item, list):
-            stack.append(_used_up(item))
+            if item:  # millions of empty lists would take minutes
+                stack.append(_used_up(item))
         elif isinstance(item, dict) and isinstance(item.get("features"), list):
             stack.append(_used_up(item["features"]))
         elif isinstance(item, dict) and is_geometry(item):
@@ -158,7 +161,7 @@ def _feature(index: int, raw: object) -> Feature:
 
 
 def _place(index: int, name: str | None, identity: str | None) -> str:
-    label = f'name "{name}"' if name else f"id {identity}" if identity else ""
+    label = f'name "{shown_name(name)}"' if name else f"id {shown_name(identity)}" if identity else ""
     return f"feature {index} ({label})" if label else f"feature {index}"
 
 
@@ -181,12 +184,14 @@ def _mapping(value: object, expected: str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    """Return a name: lone surrogates, which no file can hold, become question marks; blank is None."""
+    """Return a name: what no file can hold goes (NUL) or becomes a question mark (lone surrogates); blank is None."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise FeatureFault(expected="a name as text", found=shown(value))
-    return value.encode("utf-8", "replace").decode().strip() or None
+    if len(value) > MOST_CHARACTERS:
+        raise FeatureFault(expected=f"a name of at most {MOST_CHARACTERS:,} characters", found=f"one of {len(value):,}")
+    return value.replace("\0", "").encode("utf-8", "replace").decode().strip() or None
 
 
 def _uuid(value: object) -> str | None:

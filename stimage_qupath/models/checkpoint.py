@@ -19,6 +19,7 @@ from torch import Tensor
 from stimage_qupath import __version__
 from stimage_qupath.config import STARTER
 from stimage_qupath.errors import UnknownGeneError, UnknownModelError
+from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.models.checked_weights import read_checked
 from stimage_qupath.models.encoders import Encoder
 from stimage_qupath.models.ensemble import Ensemble, Heads
@@ -103,6 +104,11 @@ def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> Non
     """Write card and weights into an existing folder; hashes and versions are added to the card.
 
     Weights of an encoder that was learnt with the model stand there already.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or not writable.
     """
     heads, outliers = ensemble.heads, ensemble.outliers
     tensors = {name: getattr(heads, name) for name in Heads.__dataclass_fields__}
@@ -111,7 +117,8 @@ def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> Non
     tensors |= ensemble.recalibration.tensors() | {"high_threshold": ensemble.high_low.threshold}
     # safetensors writes the memory of an array as it lies: a transposed one would come back scrambled.
     weights = save_tensors({name: np.ascontiguousarray(values) for name, values in tensors.items()})
-    (folder / HEADS_SAFETENSORS).write_bytes(weights)
+    with output_errors(folder):
+        (folder / HEADS_SAFETENSORS).write_bytes(weights)
     full = {
         "format": FORMAT,
         **card,
@@ -119,7 +126,8 @@ def save_model(folder: Path, card: Mapping[str, Any], ensemble: Ensemble) -> Non
         "package_version": __version__,
         "files": {HEADS_SAFETENSORS: hashlib.sha256(weights).hexdigest(), **_encoder_file(folder)},
     }
-    (folder / MODEL_JSON).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with output_errors(folder):
+        (folder / MODEL_JSON).write_text(json.dumps(full, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_model(name: str) -> Model:
@@ -168,7 +176,8 @@ def load_model(name: str) -> Model:
 
 def write_encoder(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of an encoder that was learnt with a model, all tensors of its network by name."""
-    (folder / ENCODER_SAFETENSORS).write_bytes(save_torch({k: v.cpu().contiguous() for k, v in weights.items()}))
+    with output_errors(folder):
+        (folder / ENCODER_SAFETENSORS).write_bytes(save_torch({k: v.cpu().contiguous() for k, v in weights.items()}))
 
 
 def _encoder_file(folder: Path) -> dict[str, str]:
@@ -219,7 +228,11 @@ def _check_card(card: Any, folder: Path) -> None:
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one for one in value)
+    return isinstance(value, list) and bool(value) and all(map(_is_word, value))
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()  # HDF5 holds no NUL, a sentence no new line
 
 
 def _is_training(value: Any) -> bool:
@@ -236,7 +249,7 @@ def _are_files(value: Any) -> bool:
 
 
 SHAPES: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "name": lambda value: isinstance(value, str) and bool(value),
+    "name": _is_word,
     "panel": _are_words,
     "default_genes": _are_words,
     "encoder": lambda value: isinstance(value, dict),

@@ -80,6 +80,16 @@ class OutlierScore:
     residual_variance: float
     limit: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that would make every score NaN or infinite."""
+        scale = np.array([self.residual_variance, self.limit])
+        if not (np.isfinite(self.components).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            msg = (
+                "expected finite components and a positive scale of the OOD score, found others; the model folder is "
+                "damaged or training failed"
+            )
+            raise ValueError(msg)
+
     @classmethod
     def fit(cls, standardised: NDArray[np.float32], *, components: int = COMPONENTS) -> OutlierScore:
         """Fit on standardised training features, (tile, feature)."""

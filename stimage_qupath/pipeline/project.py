@@ -6,7 +6,6 @@ what was done. An image that fails does not stop the others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+from stimage_qupath import names
 from stimage_qupath.config import PredictSettings, ProjectSettings
 from stimage_qupath.errors import (
     AnnotationError,
@@ -53,7 +53,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 KIND: Final = "project"
-UNSAFE: Final = re.compile(r"[^\w.-]+")
 MANY_CELLS: Final = 200_000
 """Objects of one image from which QuPath's window becomes slow."""
 
@@ -241,7 +240,7 @@ class _Flow:
         if regions is None:
             row.status = "skipped"
             return None
-        folder = self.settings.output / f"{image.id}-{UNSAFE.sub('_', image.name)[:80]}"
+        folder = self.settings.output / names.folder_name(f"{image.id}-{image.name}")
         annotations = self._save_regions(folder, regions)
         _check_size(path, image)
         one = self.settings.of_image(

@@ -13,6 +13,7 @@ from stimage_qupath.config import SeveralSettings
 from stimage_qupath.errors import OutputExistsError
 from stimage_qupath.export.lock import lock_of, locked
 from stimage_qupath.export.run_record import to_json
+from stimage_qupath.export.whole_file import whole_file
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.pipeline.record import versions
 
@@ -75,8 +76,6 @@ def write_table(settings: SeveralSettings, kind: str, rows: Sequence[dict[str, A
         "output": str(settings.output),
     }
     path = settings.output / names.RUN_JSON
-    with output_errors(path):
-        partial = path.with_name(path.name + names.PARTIAL_SUFFIX)
-        partial.write_bytes(to_json(record))
-        partial.replace(path)
+    with whole_file(path) as draft:
+        draft.write_bytes(to_json(record))
     return record

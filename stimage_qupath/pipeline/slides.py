@@ -7,11 +7,11 @@ was done. A slide that fails does not stop the others, and ``resume`` leaves out
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from stimage_qupath import names
 from stimage_qupath.config import SlidesSettings
 from stimage_qupath.errors import PartialFailureError, StimageError, UsageError
 from stimage_qupath.export.partial_folder import remove_leftovers
@@ -24,7 +24,6 @@ from stimage_qupath.word_table import read_words
 
 KIND: Final = "slides"
 COLUMNS: Final = ("image", "name", "annotations", "nuclei", "mpp")
-UNSAFE: Final = re.compile(r"[^\w.-]+")
 
 
 @dataclass(slots=True)
@@ -125,8 +124,9 @@ def read_slides(settings: SlidesSettings) -> list[Task]:
         msg = f"expected rows with image and any of {', '.join(COLUMNS[1:])} in {path}, found {found}"
         raise UsageError(msg)
     rows = table.to_dict("records")
-    named = [UNSAFE.sub("_", row.get("name") or Path(row["image"]).stem)[:80] for row in rows]
-    twice = sorted({name for name in named if named.count(name) > 1})
+    named = [names.folder_name(row.get("name") or Path(row["image"]).stem) for row in rows]
+    keys = [name.casefold() for name in named]  # one folder on Windows and macOS
+    twice = sorted({name for name, key in zip(named, keys, strict=True) if keys.count(key) > 1})
     if twice:
         msg = f"expected another name for each slide in {path}, found {', '.join(twice)} twice; add a column name"
         raise UsageError(msg)

@@ -12,7 +12,7 @@ from typing import Any
 
 from stimage_qupath import names
 from stimage_qupath.config import PredictSettings
-from stimage_qupath.errors import CancelledError, DeviceMemoryError, OutputExistsError, StimageError
+from stimage_qupath.errors import CancelledError, OutputExistsError, StimageError, of_the_machine
 from stimage_qupath.models.checkpoint import Model
 from stimage_qupath.pipeline import predict
 from stimage_qupath.results import CancelCheck, ProgressCallback
@@ -81,9 +81,11 @@ def attempt(task: Task, model: Model, on_progress: ProgressCallback, cancelled: 
         return outcome(found, None if found else error)
     except StimageError as error:
         return outcome(None, error)
-    except MemoryError:
-        said = "memory ran out; annotate a smaller region or pass a smaller --batch-size"
-        return outcome(None, DeviceMemoryError(said))
+    except (MemoryError, OSError, RuntimeError) as error:
+        known = of_the_machine(error)
+        if known is None:
+            raise
+        return outcome(None, known)
 
 
 def here() -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stimage_qupath.errors import DeviceMemoryError, UnknownModelError
+from stimage_qupath.errors import DeviceMemoryError, UnknownModelError, is_memory_fault
 from stimage_qupath.models.encoders import Encoder, EncoderCard
 from stimage_qupath.results import CancelCheck
-
-OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
-"""How torch's devices say it; only CUDA has an error of its own."""
 
 
 @dataclass(slots=True)
@@ -66,7 +62,7 @@ class CarefulEncoder:
             try:
                 features = self.original.encode(image, centres, device=used, batch_size=batch, cancelled=cancelled)
             except (RuntimeError, MemoryError) as error:
-                if not _is_memory(error):
+                if not (is_memory_fault(error) or isinstance(error, torch.OutOfMemoryError)):
                     raise
                 self._shrink(used, batch)
             else:
@@ -93,8 +89,3 @@ class CarefulEncoder:
             )
             raise UnknownModelError(msg)
         return features
-
-
-def _is_memory(error: BaseException) -> bool:
-    said = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in OUT_OF_MEMORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,8 @@ IMAGEJ: Final = "qupath.imagej.images.servers.ImageJServerBuilder"
 FLAT_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 MICROMETRE: Final = frozenset({"µm", "um", "micrometer", "\u03bcm"})
 ROTATIONS: Final = {"ROTATE_NONE": 0, "ROTATE_90": 90, "ROTATE_180": 180, "ROTATE_270": 270}
+ENTRY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""QuPath counts from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,9 @@ def read_project(path: Path) -> Project:
 
 def _image(entry: Mapping[str, Any], folder: Path) -> ProjectImage:
     identity = str(entry["entryID"])
+    if not ENTRY_ID.fullmatch(identity):  # it names folders, the project's and ours
+        msg = f"an entryID {identity!r}"
+        raise ValueError(msg)
     top = entry["serverBuilder"]
     builder, view, unsupported = _unwrap(top)
     arguments = [str(a) for a in builder.get("args") or []]

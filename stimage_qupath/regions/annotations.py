@@ -13,6 +13,7 @@ import shapely
 from stimage_qupath.errors import AnnotationError
 from stimage_qupath.geojson_dialect import Feature, read_features, valid_area
 from stimage_qupath.geojson_dialect.document import DEFAULT_LIMIT_BYTES
+from stimage_qupath.geojson_dialect.fault import shown_name
 from stimage_qupath.regions.identity import geometry_uuid
 from stimage_qupath.results import Region
 
@@ -157,7 +158,7 @@ def _class_keys(region: Region) -> set[str | None]:
 
 
 def _quoted(values: Sequence[str], *, most: int = 20) -> str:
-    shown = [f'"{value}"' for value in values[:most]]
+    shown = [f'"{shown_name(value)}"' for value in values[:most]]
     return ", ".join([*shown, "..."] if len(values) > most else shown) or "none"
 
 
@@ -203,7 +204,7 @@ def clip_to_image(regions: Iterable[Region], width: int, height: int) -> tuple[l
 
 def _label(region: Region) -> str:
     text = region.name or region.classification
-    return f'"{text}" ({region.id})' if text else region.id
+    return f'"{shown_name(text)}" ({region.id})' if text else region.id
 
 
 def _extent(region: Region) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stimage_qupath import names
-from stimage_qupath.report.overview import MOST_DOTS, safe_in_file_names
+from stimage_qupath.report.overview import MOST_DOTS
 
 EXTREME = 98
 """Percentile of the absolute values at which colours end: a few nuclei are far beyond."""
@@ -40,7 +40,7 @@ def attribution_maps(
     shown = table.iloc[:: -(-len(table) // MOST_DOTS) or 1]
     meaning = "red: raises the prediction" if signed else "which way is not said"
     return {
-        names.ATTRIBUTION_PNG.format(what=safe_in_file_names(column)): _picture(
+        names.ATTRIBUTION_PNG.format(what=names.in_file_name(column)): _picture(
             shown, column, background, title=how, label=f"{column}: attribution ({meaning})", note=note
         )
         for column in what

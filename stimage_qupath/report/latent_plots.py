@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stimage_qupath import names
-from stimage_qupath.report.overview import safe_in_file_names
 
 AXES = {
     "pca": ("first principal component", "second principal component"),
@@ -38,7 +37,7 @@ def latent_plots(places: pd.DataFrame, colours: Mapping[str, pd.Series], *, note
         Sentence under each picture.
     """
     return {
-        names.LATENT_PNG.format(what=safe_in_file_names(what)): _plot(places, what, values.to_numpy(), note)
+        names.LATENT_PNG.format(what=names.in_file_name(what)): _plot(places, what, values.to_numpy(), note)
         for what, values in colours.items()
     }
 

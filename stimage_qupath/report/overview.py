@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stimage_qupath import names
+from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.results import Region
 from stimage_qupath.slide.reader import Slide
 
@@ -21,18 +22,11 @@ LONG_SIDE_PX = 1200
 MOST_DOTS = 200_000
 """More dots than this say no more on a picture of this size."""
 GREY = "#9a9a9a"
-UNSAFE = '<>:"/\\|?*'
-"""Characters that some file system refuses; gene symbols such as ``HLA-A/B`` occur."""
 
 
 def overview_name(gene: str) -> str:
     """Return the file name of a gene's picture; characters no file name may hold become ``_``."""
-    return names.OVERVIEW_PNG.format(gene=safe_in_file_names(gene))
-
-
-def safe_in_file_names(text: str) -> str:
-    """Return ``text`` with characters that no file name may hold as ``_``."""
-    return "".join("_" if c in UNSAFE or ord(c) < 32 else c for c in text)
+    return names.OVERVIEW_PNG.format(gene=names.in_file_name(gene))
 
 
 def thumbnail(slide: Slide) -> tuple[NDArray[np.uint8], float]:
@@ -105,4 +99,5 @@ def _draw(
         f"{gene}   {len(values):,} nuclei shown, {int((~inside).sum()):,} outside training (grey)", fontsize=9
     )
     figure.supxlabel(note, fontsize=6)
-    figure.savefig(path, metadata={"Software": None})
+    with output_errors(path):
+        figure.savefig(path, metadata={"Software": None})

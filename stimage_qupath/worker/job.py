@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from stimage_qupath import __version__, names
-from stimage_qupath.errors import CancelledError, DeviceMemoryError, StimageError
+from stimage_qupath.errors import CancelledError, StimageError, of_the_machine
 from stimage_qupath.request import API, Request
 from stimage_qupath.worker.channel import Channel
 
@@ -117,9 +117,10 @@ def attempt(task: Callable[[], None]) -> StimageError | None:
         task()
     except StimageError as error:
         return error
-    except MemoryError:
-        return DeviceMemoryError("memory ran out; select a smaller annotation or a smaller batch size")
     except Exception as error:  # noqa: BLE001 - the last resort: every task must still end in an answer
+        known = of_the_machine(error)
+        if known is not None:
+            return known
         traceback.print_exc()
         return StimageError(f"internal error: {error!r}")
     return None
