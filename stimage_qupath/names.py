@@ -27,6 +27,7 @@ RUN_JSON: Final = "run.json"
 OVERVIEW_PNG: Final = "overview_{gene}.png"
 PARTIAL_SUFFIX: Final = ".partial"
 LOCK_SUFFIX: Final = ".lock"
+REPLACED_SUFFIX: Final = ".old"
 
 # What people and files call things, where it becomes a part of a path.
 _NOT_IN_FILES: Final = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')

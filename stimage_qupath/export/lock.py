@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -172,6 +174,26 @@ def _held(path: Path, owner: Owner | None, state: State, what: str) -> UsageErro
     else:
         advice = "wait for it to end"
     return UsageError(f"expected {what} to be free, found it locked by {who} ({path}); {advice}")
+
+
+def sibling_of_ours(path: Path, suffix: str) -> Path:
+    """Return a new name beside ``path`` that says which process it is of."""
+    return path.with_name(f"{path.name}.{_this_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def siblings_of_the_dead(path: Path, suffix: str) -> list[Path]:
+    """Return what :func:`sibling_of_ours` named in processes of this machine that run no more."""
+    form = re.compile(rf"{re.escape(path.name)}\.([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{8}}{re.escape(suffix)}")
+    found = []
+    for other in path.parent.iterdir():
+        owner = form.fullmatch(other.name)
+        if owner is not None and owner[1] == _this_host() and not is_alive(int(owner[2])):
+            found.append(other)
+    return sorted(found)
+
+
+def _this_host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def is_alive(pid: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from stimage_qupath import names
 from stimage_qupath.errors import OutputExistsError
-from stimage_qupath.export.lock import Owner
+from stimage_qupath.export.lock import Owner, sibling_of_ours, siblings_of_the_dead
 from stimage_qupath.geojson_dialect.disk import output_errors
 
 OWNER_FILE: Final = ".stimage-owner.json"
@@ -45,6 +45,7 @@ class PartialFolder:
         self.output = Path(output).resolve()
         self._force = force
         self._why_keep = why_keep
+        self._bring_back()
         self._is_replaced()
         self.path = self.output.with_name(f"{self.output.name}.{secrets.token_hex(4)}{names.PARTIAL_SUFFIX}")
 
@@ -81,7 +82,7 @@ class PartialFolder:
         replace = self._is_replaced()
         with output_errors(self.output):
             _flush(self.path)
-            aside = self.output.with_name(f"{self.output.name}.{secrets.token_hex(4)}.old")
+            aside = sibling_of_ours(self.output, names.REPLACED_SUFFIX)
             if replace:
                 self.output.rename(aside)
             try:
@@ -94,6 +95,17 @@ class PartialFolder:
             _flush_folder(self.output.parent)
         shutil.rmtree(aside, ignore_errors=True)
         return self.output
+
+    def _bring_back(self) -> None:
+        """Undo, or finish, a replacement that was killed in the middle."""
+        with output_errors(self.output):
+            if not self.output.parent.is_dir():
+                return
+            for aside in siblings_of_the_dead(self.output, names.REPLACED_SUFFIX):
+                if self.output.exists():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.rename(self.output)
 
     def _discard(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

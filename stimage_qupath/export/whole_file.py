@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import secrets
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from stimage_qupath.errors import OutputExistsError
-from stimage_qupath.export.partial_folder import is_alive
+from stimage_qupath.export.lock import sibling_of_ours, siblings_of_the_dead
 from stimage_qupath.geojson_dialect.disk import output_errors
 from stimage_qupath.names import PARTIAL_SUFFIX
-
-DRAFT: Final = re.compile(rf"\.([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{8}}{re.escape(PARTIAL_SUFFIX)}")
-"""Host, process and a random number, after the name of the file."""
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -48,23 +39,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     OutputError
         The disk is full or not writable.
     """
-    draft = path.with_name(f"{path.name}.{_this_host()}-{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    draft = sibling_of_ours(path, PARTIAL_SUFFIX)
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_drafts_of_the_dead(path)
+        for left in siblings_of_the_dead(path, PARTIAL_SUFFIX):
+            left.unlink(missing_ok=True)
         try:
             yield draft
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-
-
-def _this_host() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
-
-
-def _remove_drafts_of_the_dead(path: Path) -> None:
-    for other in path.parent.iterdir():
-        owner = DRAFT.fullmatch(other.name.removeprefix(path.name)) if other.name.startswith(path.name) else None
-        if owner is not None and owner[1] == _this_host() and not is_alive(int(owner[2])):
-            other.unlink(missing_ok=True)

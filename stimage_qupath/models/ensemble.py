@@ -61,7 +61,8 @@ class Heads:
             msg = f"expected heads that fit a projection of shape {self.projection.shape}, found {found}"
             raise ValueError(msg)
         arrays = (self.projection, self.loading, self.bias, self.log_total_count, self.feature_mean)
-        if not all(np.isfinite(a).all() for a in arrays):
+        sd = self.feature_sd
+        if not all(np.isfinite(a).all() for a in (*arrays, sd)) or not (sd > 0).all():
             msg = "expected finite weights, found NaN or infinity; the model folder is damaged or training failed"
             raise ValueError(msg)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn import functional
@@ -151,7 +152,7 @@ def load_trunk(path: Path | None = None) -> tuple[MobileNetTrunk, str]:
         data = file.read_bytes()
         stored = load_tensors(data)
         trunk.load_state_dict({name: _dequantised(stored, name) for name in trunk.state_dict()})
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         msg = f"expected the weights of the encoder at {file}, found {error}; install the package again"
         raise MissingPartError(msg) from error
     trunk.requires_grad_(requires_grad=False)

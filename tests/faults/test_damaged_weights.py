@@ -72,13 +72,7 @@ def test_heads(fault: Any, model: Path, damage: Callable[[Path], None]) -> None:
     fault.saw(f"exit {error.exit_code}: the weights are damaged: expected SHA-256 ...")
 
 
-def is_caught_by_safetensors(damage: Callable[[Path], None]) -> Any:
-    """Mark what the trunk's reader does not turn into a sentence yet."""
-    unread = pytest.mark.xfail(strict=False, reason="SafetensorError passes load_trunk as it is")
-    return pytest.param(damage, id=damage.__name__, marks=unread if damage in (cut, empty, lying_header) else ())
-
-
-@pytest.mark.parametrize("damage", [is_caught_by_safetensors(d) for d in DAMAGES])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_trunk_of_the_encoder(fault: Any, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     fault.states(f"weights of the encoder: {damage.__name__}", expected="exit 2 or 3, one sentence")
     trunk = Path(shutil.copy(model_folder("starter") / TRUNK, tmp_path))
@@ -125,13 +119,7 @@ FORGED = {
 }
 
 
-def is_seen_by_heads(name: str) -> Any:
-    """Mark what :class:`Heads` does not look at yet."""
-    unseen = pytest.mark.xfail(strict=False, reason="Heads does not check feature_sd")
-    return pytest.param(name, marks=unseen if name == "feature_sd" else ())
-
-
-@pytest.mark.parametrize("name", [is_seen_by_heads(name) for name in FORGED])
+@pytest.mark.parametrize("name", FORGED)
 def test_numbers_that_are_none_behind_a_right_hash(fault: Any, model: Path, name: str) -> None:
     fault.states(f"{FORGED[name]} in the heads' {name}, hash as on the card", expected="exit 2, one sentence")
     forge(model, name, FORGED[name])

@@ -142,7 +142,6 @@ def test_predict_killed_while_an_earlier_run_is_replaced(
     fault.saw("earlier run whole; the next replaces it, nothing beside")
 
 
-@pytest.mark.xfail(strict=False, reason="the earlier run stands aside as NAME.<random>.old and nothing brings it back")
 def test_predict_killed_between_the_two_renames(
     fault: Any, start: Any, command: Any, work: Path, predict_words: Any, whole_run: Path, small_blocks: str
 ) -> None:
@@ -199,7 +198,6 @@ def test_two_at_once(
     fault: Any, start: Any, work: Path, predict_words: Any, whole_run: Path, small_blocks: str, more: tuple[str, ...],
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    request.applymarker(pytest.mark.xfail(strict=False, reason="two processes share the folder of blocks"))
     fault.states(
         f"two processes, one output {' '.join(more)}",
         expected="one passes; the other: exit 2, a sentence with process and host; the result whole",
@@ -219,7 +217,6 @@ def test_two_at_once(
     assert beside(work) == sorted([*MINE, "run"])
 
 
-@pytest.mark.xfail(strict=False, reason="two processes share the folder of blocks")
 @pytest.mark.parametrize("more", [(), ("--force",), ("--resume",)], ids=["", "force", "resume"])
 def test_a_second_one_while_the_first_is_at_work(
     fault: Any, start: Any, command: Any, work: Path, predict_words: Any, small_blocks: str, more: tuple[str, ...]
