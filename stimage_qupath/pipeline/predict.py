@@ -25,7 +25,6 @@ from stimage_qupath.models.checkpoint import Model, load_model
 from stimage_qupath.models.scale import scale_notes
 from stimage_qupath.nuclei.features import diameter_warning
 from stimage_qupath.nuclei.segment import CellChunk
-from stimage_qupath.pipeline import explain, report
 from stimage_qupath.pipeline.cell_types import STAGE as CELL_TYPES
 from stimage_qupath.pipeline.cell_types import TypesOfRun
 from stimage_qupath.pipeline.inputs import Input, open_input
@@ -128,8 +127,12 @@ def run(
         output = writer.finish(record)
     found = {**record, "output": str(output), "cells": tally.cells}
     if plan is not None and plan.settings.explain and tally.cells:
+        from stimage_qupath.pipeline import explain  # a second of every start, which few runs need
+
         found["attribution"] = explain.run(plan.explanation(output), on_progress, cancelled)
     if plan is not None and plan.settings.report:
+        from stimage_qupath.pipeline import report  # likewise
+
         found["report"] = report.run(ReportSettings(run=output, slide=settings.image), on_progress, cancelled)["output"]
     return found
 

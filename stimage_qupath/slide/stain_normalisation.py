@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 from skimage.color import lab2rgb, rgb2lab
-from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from stimage_qupath.errors import MissingPartError
 from stimage_qupath.slide.stain import RUIFROK_JOHNSTON
@@ -197,6 +196,8 @@ def _macenko_stains(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _vahadane_stains(rgb: NDArray[np.uint8], seed: int) -> NDArray[np.float64]:
     """Return hematoxylin and eosin, (2, 3), as the dictionary of two colours that the densities are sparse in."""
+    from sklearn.decomposition import MiniBatchDictionaryLearning  # a second of every start, which few runs need
+
     start = _unit_rows(RUIFROK_JOHNSTON[:2])
     learner = MiniBatchDictionaryLearning(
         n_components=2,
