@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import erf
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of the tests share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -385,8 +385,8 @@ def test_a_killed_worker_leaves_no_answer_and_the_next_one_cleans_up(job):
     worker.process.kill()
     worker.wait(10)
     assert not (worker.folder / RESPONSE_FILE).exists()
-    left = list((worker.folder / "runs").iterdir())
-    assert [folder.name.endswith(names.PARTIAL_SUFFIX) for folder in left] == [True]
+    left = {path.suffix for path in (worker.folder / "runs").iterdir()}
+    assert left == {names.PARTIAL_SUFFIX, names.LOCK_SUFFIX}
     assert Worker(request).wait() == 0
     assert [folder.name for folder in (worker.folder / "runs").iterdir()] == ["image-1"]
 

@@ -98,17 +98,24 @@ class Job:
         for number, image in enumerate(self.images):
             if image["status"] == "running":
                 self.images[number] = {**image, "status": "not started"}
-        self._remove_partial_folders()
+        self._remove_unfinished()
         os._exit(self.answer(CancelledError(f"cancelled: {self.stop_reason}")))
 
-    def _remove_partial_folders(self) -> None:
-        """Remove the unfinished run folders of this request; renamed first, so that none is published half removed."""
+    def _remove_unfinished(self) -> None:
+        """Remove unfinished run folders, renamed first, so that none is published half removed, and their locks."""
         if self.request is None:
             return
+        from stimage_qupath.export.lock import Owner, lock_of
+
         for image in self.request.images:
             for folder in self.request.output.glob(f"{image.folder_name}.*{names.PARTIAL_SUFFIX}"):
                 with contextlib.suppress(OSError):  # published meanwhile; or Windows keeps it: the next run removes it
                     shutil.rmtree(folder.rename(folder.with_name(f"abandoned.{folder.name}")), ignore_errors=True)
+            lock = lock_of(self.request.output / image.folder_name)
+            owner = Owner.read(lock)
+            if owner is not None and owner.pid == os.getpid():
+                with contextlib.suppress(OSError):
+                    lock.unlink()
 
 
 def attempt(task: Callable[[], None]) -> StimageError | None:
