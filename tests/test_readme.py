@@ -37,7 +37,7 @@ def test_the_first_block_holds_the_two_commands():
     first = README.split("```")[1].strip().splitlines()
     assert first == [
         "python -m pip install . && stimage-qupath demo",
-        'python -m pip install ".[test]" && python -m pytest',
+        'python -m pip install ".[test]" && python -m pytest -n auto --dist loadfile',
     ]
 
 
