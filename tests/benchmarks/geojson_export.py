@@ -1,11 +1,11 @@
 """Times the streamed GeoJSON of nuclei against ``geojson.Feature`` + ``geojson.dumps`` on the same nuclei.
 
     python tests/benchmarks/geojson_export.py --cells 100000 --measurements 20
-    python tests/benchmarks/geojson_export.py --cells 1000000 --stream-only --gzip
+    python tests/benchmarks/geojson_export.py --cells 1000000 --measurements 40 --stream-only --gzip --read-back
 
 Prints seconds on the clock and of the processor (the fairer ones on a busy machine), their ratios, the size, and by how
 much the peak resident memory grew while streaming. Nuclei are made block by block and their making is not timed; both
-ways get the same shapely polygons and float32 columns.
+ways get the same shapely polygons and float32 columns. ``--read-back`` times our reader of outlines on the packed file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from stimage_qupath.export.cell_outlines import read_outlines
 from stimage_qupath.export.cells_geojson import gzip_stream
 from stimage_qupath.geojson_dialect import CellFeatureWriter
 from stimage_qupath.results import Cells
@@ -119,7 +120,10 @@ def main() -> None:
     parser.add_argument("--gzip", action="store_true", help="both ways through the same gzip stream")
     parser.add_argument("--stream-only", action="store_true", help="leave the geojson package out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--read-back", action="store_true", help="read the outlines again; with --gzip")
     options = parser.parse_args()
+    if options.read_back and not options.gzip:
+        parser.error("expected --gzip with --read-back, found none")
 
     def blocks() -> Iterator[Block]:
         return make_blocks(options.cells, options.measurements, size=options.block, seed=options.seed)
@@ -132,7 +136,16 @@ def main() -> None:
             streamed = stream(blocks(), file, packed=options.gzip)
         growth = peak_mib() - before
         size = path.stat().st_size / 2**20
-        sys.stdout.write(f"streamed      {streamed}, {size:.1f} MiB, peak memory grew {growth:.0f} MiB\n")
+        rate = options.cells / streamed.clock
+        sys.stdout.write(
+            f"streamed      {streamed}, {rate:,.0f} nuclei/s, {size:.1f} MiB, peak memory grew {growth:.0f} MiB\n"
+        )
+        if options.read_back:
+            watch = Watch()
+            with watch:
+                _, starts = read_outlines(path)
+            rate = (len(starts) - 1) / watch.clock
+            sys.stdout.write(f"read back     {watch}, {rate:,.0f} nuclei/s of {len(starts) - 1:,}\n")
         if options.stream_only:
             return
         with path.open("wb") as file:

@@ -47,9 +47,8 @@ def slides(given: argparse.Namespace) -> int:
             done = subprocess.run([*command, "--json"], capture_output=True, text=True, encoding="utf-8", check=True)
             record = json.loads(done.stdout)
             peaks.append(record["peak_memory_mib"])
-            regions = len(record["regions"]) if "regions" in record else "?"
             print(
-                f"{side:,} x {side:,} px, {tiles} tiles of tissue, {regions} regions: {record['cells']:,} nuclei in "
+                f"{side:,} x {side:,} px, {tiles} tiles of tissue: {record['cells']:,} nuclei in "
                 f"{record['seconds']:.0f} s, peak {peaks[-1]:,.0f} MiB"
             )
     ratio = peaks[1] / peaks[0]
