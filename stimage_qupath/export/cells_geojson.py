@@ -12,8 +12,8 @@ from stimage_qupath.export.tables import Columns
 from stimage_qupath.geojson_dialect import CellFeatureWriter, Color
 from stimage_qupath.results import Cells
 
-GZIP_LEVEL: Final = 4
-"""Measured on 100,000 nuclei x 20 measurements: level 6 makes the writing half as long again for 5 % less."""
+GZIP_LEVEL: Final = 3
+"""Measured on 100,000 nuclei x 40 measurements: level 4 takes a tenth longer for 4 % less, level 1 makes 8 % more."""
 
 
 def gzip_stream(file: BinaryIO | OutputFile) -> gzip.GzipFile:
