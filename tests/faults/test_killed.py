@@ -155,6 +155,8 @@ def test_predict_killed_between_the_two_renames(
     ended = command(*predict_words(work / "run"))  # without --force: the earlier run is there again, or this one is
     fault.saw(f"next: {ended.said}; then {', '.join(name for name in beside(work) if name not in MINE)}")
     assert cells(work / "run") == cells(whole_run)
+    assert command(*words).code == 0  # the next that works removes what the killed one left
+    assert cells(work / "run") == cells(whole_run)
     assert beside(work) == sorted([*MINE, "run"])
 
 
@@ -236,7 +238,7 @@ def test_a_second_one_while_the_first_is_at_work(
     fault.saw(f"second: {ended.said}; blocks of the first: {len(before)} before, {len(before.keys() & after)} after")
     assert ended.code == 2
     assert str(first.process.pid) in ended.sentence
-    assert after == before
+    assert before.items() <= after.items()  # its threads may have gone on
 
 
 def test_a_chain_of_kills(
