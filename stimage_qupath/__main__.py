@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from stimage_qupath.process import set_up
 
 
 def main() -> None:
     """Hand over to the worker, which loads neither typer nor rich, or to the command line."""
-    # Read when torch is loaded. Its threads, segmentation's and whatever else runs here share the cores; waiting in a
-    # loop, as is the default, then costs up to ten times the work (measured on two cores).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_up()
     if sys.argv[1:2] == ["worker"]:
         from stimage_qupath import worker
 

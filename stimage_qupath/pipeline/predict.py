@@ -36,7 +36,6 @@ from stimage_qupath.prediction.cells import DEFAULT_STRIDE_UM, CellPredictor
 from stimage_qupath.prediction.device import choose_device, default_batch_size
 from stimage_qupath.regions.quality import QualityMap, with_quality
 from stimage_qupath.regions.stain_overview import normalised, target_of
-from stimage_qupath.report.overview import draw_overviews
 from stimage_qupath.results import CancelCheck, Prediction, ProgressCallback, never_cancelled, no_progress, stop_if
 
 STAGES_OF_NUCLEI: Final = ("label", "measure", "nuclei")
@@ -117,10 +116,7 @@ def run(
         if plan is not None:
             warnings += [*scale, *plan.warnings()]
             with watch.stage("overview", len(plan.drawn)):
-                note = plan.model.research_use
-                draw_overviews(
-                    writer.folder, tally.dots(plan.drawn), source.slide, source.regions, plan.drawn, note=note
-                )
+                _draw(plan, writer, tally, source)
         watch.count("read", source.slide.read_tiles)
         record = {**_record(settings, source, plan, warnings, watch), "quality": quality.to_dict()}
         record |= {} if types is None else {"cell_types": types.record()}
@@ -255,6 +251,15 @@ def _types(settings: SegmentSettings, source: Input, nuclei: NucleiSource) -> Ty
     if not isinstance(settings, PredictSettings):
         return None
     return TypesOfRun.of(settings, source, own_nuclei=nuclei.are_own)
+
+
+def _draw(plan: _Plan, writer: RunWriter, tally: _Tally, source: Input) -> None:
+    """Draw the genes that get a picture."""
+    if plan.drawn:
+        from stimage_qupath.report.overview import draw_overviews  # with matplotlib, half a second of every start
+
+        dots, note = tally.dots(plan.drawn), plan.model.research_use
+        draw_overviews(writer.folder, dots, source.slide, source.regions, plan.drawn, note=note)
 
 
 def _kept(
