@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import orjson
 
 from stimage_qupath import names
 from stimage_qupath.export.cell_outlines import feature_lines
-from stimage_qupath.export.cells_geojson import GZIP_LEVEL
+from stimage_qupath.export.packed_stream import PackedStream
 from stimage_qupath.export.run_blocks import Selection, blocks
 from stimage_qupath.export.whole_file import whole_file
 from stimage_qupath.geojson_dialect.stream import HEAD, TAIL
@@ -29,7 +28,7 @@ def write_features(path: Path, features: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     with whole_file(path) as draft, draft.open("wb") as file:
         packed = path.suffix.lower() == ".gz"
-        stream: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) if packed else file
+        stream: Any = PackedStream(file) if packed else file
         try:
             stream.write(HEAD)
             for feature in features:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from stimage_qupath import names
 from stimage_qupath.export.cell_outlines import feature_lines
-from stimage_qupath.export.cells_geojson import gzip_stream
 from stimage_qupath.export.output_file import OutputFile
+from stimage_qupath.export.packed_stream import PackedStream
 from stimage_qupath.export.partial_folder import OWNER_FILE, PartialFolder
 from stimage_qupath.export.run_reader import CELL_FILES, Run
 from stimage_qupath.export.run_record import to_json
@@ -105,7 +105,7 @@ def _copy_rest(source: Path, target: Path, *, leave: tuple[str, ...]) -> None:
 def _rewrite_geojson(source: Path, target: Path, columns: Mapping[str, NDArray[np.float32]]) -> None:
     """Copy features in order, each with its values."""
     with OutputFile(target) as raw:
-        with gzip_stream(raw) as stream:
+        with PackedStream(raw) as stream:
             stream.write(HEAD)
             waiting: list[bytes] = []
             for row, line in enumerate(feature_lines(source)):

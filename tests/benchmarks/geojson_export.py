@@ -25,7 +25,7 @@ import shapely
 from numpy.typing import NDArray
 
 from stimage_qupath.export.cell_outlines import read_outlines
-from stimage_qupath.export.cells_geojson import gzip_stream
+from stimage_qupath.export.packed_stream import PackedStream
 from stimage_qupath.geojson_dialect import CellFeatureWriter
 from stimage_qupath.results import Cells
 
@@ -70,7 +70,7 @@ class Watch:
 
 def stream(blocks: Iterator[Block], file: BinaryIO, *, packed: bool) -> Watch:
     """Time the streamed writer."""
-    sink = gzip_stream(file) if packed else file
+    sink = PackedStream(file) if packed else file
     watch = Watch()
     with watch:
         writer = CellFeatureWriter(sink)
@@ -85,7 +85,7 @@ def stream(blocks: Iterator[Block], file: BinaryIO, *, packed: bool) -> Watch:
 
 def typed(blocks: Iterator[Block], file: BinaryIO, *, packed: bool) -> Watch:
     """Time ``geojson.Feature`` per nucleus and one ``geojson.dumps``."""
-    sink = gzip_stream(file) if packed else file
+    sink = PackedStream(file) if packed else file
     watch = Watch()
     features = []
     for cells, columns in blocks:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--measurements", type=int, default=20)
     parser.add_argument("--block", type=int, default=10_000, help="nuclei made and appended at a time")
-    parser.add_argument("--gzip", action="store_true", help="both ways through the same gzip stream")
+    parser.add_argument("--gzip", action="store_true", help="both ways through the same packing")
     parser.add_argument("--stream-only", action="store_true", help="leave the geojson package out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--read-back", action="store_true", help="read the outlines again; with --gzip")
