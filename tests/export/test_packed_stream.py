@@ -74,7 +74,9 @@ def test_a_writer_that_is_ahead_waits() -> None:
             going_on.wait(10)
             return super().write(data)  # type: ignore[arg-type]
 
+    going_on.set()  # for the header
     stream = PackedStream(Slow())
+    going_on.clear()
 
     def write() -> None:
         taken.extend(stream.write(bytes(2**20)) for _ in range(100))
