@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ json_values = st.recursive(
     max_leaves=12,
 )
 fuzz = settings(
-    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None,
+    max_examples=int(os.environ.get("STIMAGE_FUZZ_EXAMPLES", "60")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -236,6 +236,7 @@ def test_the_answer_indexes_the_run_folder(finished):
     assert about["name"] == f"{ODD}.tif"
 
 
+@pytest.mark.flow
 def test_a_second_run_does_not_replace_the_first(finished):
     before = (finished.folder / "runs" / "image-1" / names.RUN_JSON).read_bytes()
     again = Worker(finished.folder / "request.json")
@@ -266,24 +267,36 @@ def test_a_broken_request_fails_at_once(tmp_path, text, message):
     assert worker.response["error"]["type"] == "UsageError"
 
 
-@pytest.mark.parametrize(
-    ("changes", "code", "message"),
-    [
-        ({"width": 1109}, 2, "expected tissue.tif of 1109 x 1483 px as QuPath shows it, found 1110 x 1483 px"),
-        ({"series": 1}, 4, "expected series 1, z 0, t 0 in tissue.tif, found no OME metadata"),
-        ({"z": 2}, 4, "expected series 0, z 2, t 0 in tissue.tif, found 2 pages"),
-        ({"pixel_um": [0.5, 0.6]}, 5, "expected square pixels, found 0.5 x 0.6 um"),
-        ({"uri": "file:///nowhere/none.svs"}, 2, "expected an image file, found nothing"),
-        ({"uri": "https://server/1"}, 2, "expected an image on a disk"),
-    ],
+UNDOABLE = (
+    ({"width": 1109}, 2, "expected tissue.tif of 1109 x 1483 px as QuPath shows it, found 1110 x 1483 px"),
+    ({"series": 1}, 4, "expected series 1, z 0, t 0 in tissue.tif, found no OME metadata"),
+    ({"z": 2}, 4, "expected series 0, z 2, t 0 in tissue.tif, found 2 pages"),
+    ({"pixel_um": [0.5, 0.6]}, 5, "expected square pixels, found 0.5 x 0.6 um"),
+    ({"uri": "file:///nowhere/none.svs"}, 2, "expected an image file, found nothing"),
+    ({"uri": "https://server/1"}, 2, "expected an image on a disk"),
 )
-def test_an_image_that_cannot_be_done_says_why(job, changes, code, message):
-    worker = Worker(job(**changes))
-    assert worker.wait() == code
+
+
+def test_images_that_cannot_be_done_say_why(tissue_slide, tmp_path):
+    regions = annotations(tmp_path / "regions.geojson")
+    images = [image(tissue_slide, regions, id=str(n), **changes) for n, (changes, _, _) in enumerate(UNDOABLE)]
+    worker = Worker(write_request(tmp_path, images))
+    assert worker.wait() == 10
     assert_one_answer(worker, "failed")
-    assert message in worker.response["error"]["message"]
+    for about, (_, code, message) in zip(worker.response["images"], UNDOABLE, strict=True):
+        assert about["status"] == "failed"
+        assert about["exit_code"] == code
+        assert message in about["error"]["message"]
+        assert about["error"]["hint"]
+    assert_nothing_written(worker.folder)
+
+
+def test_an_image_that_cannot_be_done_ends_with_its_code(job):
+    worker = Worker(job(pixel_um=[0.5, 0.6]))
+    assert worker.wait() == 5
+    assert_one_answer(worker, "failed")
+    assert worker.response["error"]["message"] == worker.response["images"][0]["error"]["message"]
     assert worker.response["error"]["hint"]
-    assert worker.response["images"][0]["status"] == "failed"
     assert_nothing_written(worker.folder)
 
 
@@ -299,6 +312,7 @@ def test_a_failed_image_does_not_stop_the_others(tissue_slide, tmp_path):
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["image-good"]
 
 
+@pytest.mark.flow
 def test_an_image_that_qupath_turns_is_read_turned(tissue_slide, tmp_path):
     """A quarter turn clockwise takes (x, y) to (1483 - y, x): the nuclei are the same, at turned places."""
     plain = image(tissue_slide, annotations(tmp_path / "plain.geojson"), id="plain")
@@ -315,6 +329,7 @@ def test_an_image_that_qupath_turns_is_read_turned(tissue_slide, tmp_path):
     assert distance.min(axis=1).max() < 1
 
 
+@pytest.mark.flow
 def test_a_model_that_is_another_one_is_refused(tissue_slide, tmp_path):
     regions = annotations(tmp_path / "regions.geojson")
     model = {"id": "starter", "sha256": "0" * 64}
@@ -324,6 +339,7 @@ def test_a_model_that_is_another_one_is_refused(tissue_slide, tmp_path):
     assert worker.response["images"][0]["status"] == "not started"
 
 
+@pytest.mark.flow
 @pytest.mark.parametrize(
     ("stage", "patch"),
     [
@@ -367,6 +383,7 @@ def test_a_long_stage_is_heard_of_every_five_seconds(job):
     assert sum("loading the model" in line for _, line in worker.lines) >= 3
 
 
+@pytest.mark.flow
 @pytest.mark.skipif(sys.platform == "win32", reason="no polite signals there")
 def test_a_polite_kill_is_a_cancel(job):
     worker = Worker(job(), patch=SLOW_NUCLEI)
@@ -377,6 +394,7 @@ def test_a_polite_kill_is_a_cancel(job):
     assert_nothing_written(worker.folder)
 
 
+@pytest.mark.flow
 def test_a_killed_worker_leaves_no_answer_and_the_next_one_cleans_up(job):
     request = job()
     (request.parent / RESPONSE_FILE).write_text("old", encoding="utf-8")
@@ -402,15 +420,16 @@ def test_a_worker_stops_when_its_parent_is_gone(job):
     assert_nothing_written(worker.folder)
 
 
+@pytest.mark.flow
 def test_an_orphan_stops_although_nobody_reads_its_lines(job):
     request = job()
     code = (
-        "import subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', {SLOW_NUCLEI!r} + 'from stimage_qupath import worker\\n'\n"
+        "import subprocess, sys\n"
+        f"worker = subprocess.Popen([sys.executable, '-c', {SLOW_NUCLEI!r} + 'from stimage_qupath import worker\\n'\n"
         f"    + 'worker.main([\"--request\", ' + repr({str(request)!r}) + '])'], stdout=subprocess.PIPE)\n"
-        "time.sleep(4)"
+        "worker.stdout.readline()"  # it runs; from here on nobody reads
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
     until = time.monotonic() + 10
     response = request.parent / RESPONSE_FILE
     while not response.exists() and time.monotonic() < until:
@@ -419,6 +438,7 @@ def test_an_orphan_stops_although_nobody_reads_its_lines(job):
     assert_nothing_written(request.parent)
 
 
+@pytest.mark.flow
 def test_prints_of_libraries_stay_out_of_the_protocol(job):
     patch = (
         "import stimage_qupath.worker.predicting as w, os\n"

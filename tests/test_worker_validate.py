@@ -31,6 +31,7 @@ def run_folder(tmp_path_factory):
     return demo.run(folder).geojson.parent
 
 
+@pytest.mark.flow
 def test_the_answer_says_where_the_page_is(run_folder, tmp_path):
     job = tmp_path / ODD
     job.mkdir()

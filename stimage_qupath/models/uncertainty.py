@@ -42,22 +42,6 @@ def total_variance(mean: Tensor, total_count: Tensor, depth: Tensor | float = 1.
     return mixed, aleatoric, (scaled - mixed).square().mean(dim=0)
 
 
-def epistemic_log_sd(log_mean: Tensor) -> Tensor:
-    """Return the SD over members of the log mean, divisor M: relative disagreement, the same at every depth.
-
-    Parameters
-    ----------
-    log_mean
-        (place, member, gene).
-
-    Returns
-    -------
-    Tensor
-        (place, gene).
-    """
-    return log_mean.std(dim=1, correction=0)
-
-
 @dataclass(frozen=True, slots=True)
 class OutlierScore:
     """Distance of features from the training tiles, in units of the training's 99th percentile.

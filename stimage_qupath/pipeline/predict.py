@@ -84,8 +84,7 @@ def run(
         with watch.stage("tissue"):
             source = stack.enter_context(open_input(settings))
         nuclei = choose_nuclei(settings, source)
-        plan = _plan(settings, model) if isinstance(settings, PredictSettings) else None
-        scale = () if plan is None else scale_notes(plan.model.encoder.card, source.mpp, what=settings.image.name)
+        plan = _plan(settings, model, source) if isinstance(settings, PredictSettings) else None
         types = _types(settings, source, nuclei)
         nuclei = nuclei if types is None else types.coloured(nuclei)
         if lock:
@@ -94,43 +93,12 @@ def run(
             )
         kept = stack.enter_context(_kept(settings, source, nuclei, plan)) if keep_blocks or settings.resume else None
         writer = stack.enter_context(_writer(settings, plan, nuclei))
-        tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
-        with watch.stage("quality"):
-            quality_map = QualityMap(source.slide, source.mpp)
-        for chunk, prediction in _stream(settings, source, nuclei, plan, kept, watch, on_progress, cancelled):
-            tally.start_regions(writer, source, chunk.region_index)
-            with watch.stage("quality", len(chunk.cells)):
-                chunk = replace(chunk, cells=with_quality(chunk.cells, quality_map))
-            if types is not None:
-                with watch.stage(CELL_TYPES, len(chunk.cells)):
-                    chunk = types.into(chunk, cancelled=cancelled)
-            with watch.stage("write", len(chunk.cells)):
-                writer.append(chunk.cells, prediction)
-            tally.add(chunk, prediction)
-        tally.start_regions(writer, source, len(source.regions) - 1)
-        stop_if(cancelled)
-        with watch.stage("quality"):
-            quality = quality_map.summary()
-        warnings = [*source.warnings, *nuclei.warnings, *source.check_tiles(settings.max_bad_tiles)]
-        warnings += [*quality.warnings(), *tally.warnings(source.mpp), *(() if types is None else types.warnings)]
-        if plan is not None:
-            warnings += [*scale, *plan.warnings()]
-            with watch.stage("overview", len(plan.drawn)):
-                _draw(plan, writer, tally, source)
-        watch.count("read", source.slide.read_tiles)
-        record = {**_record(settings, source, plan, warnings, watch), "quality": quality.to_dict()}
-        record |= {} if types is None else {"cell_types": types.record()}
+        job = _Job(settings, source, nuclei, plan, types, writer, watch)
+        job.write_cells(kept, on_progress, cancelled)
+        record = job.finished()
         output = writer.finish(record)
-    found = {**record, "output": str(output), "cells": tally.cells}
-    if plan is not None and plan.settings.explain and tally.cells:
-        from stimage_qupath.pipeline import explain  # a second of every start, which few runs need
-
-        found["attribution"] = explain.run(plan.explanation(output), on_progress, cancelled)
-    if plan is not None and plan.settings.report:
-        from stimage_qupath.pipeline import report  # likewise
-
-        found["report"] = report.run(ReportSettings(run=output, slide=settings.image), on_progress, cancelled)["output"]
-    return found
+    found = {**record, "output": str(output), "cells": job.cells}
+    return found if plan is None else found | _extras(plan, found, on_progress, cancelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +110,8 @@ class _Plan:
     genes: tuple[str, ...]
     device: torch.device
     signatures: SignatureScores | None
+    notes: tuple[str, ...]
+    """On the scale at which the image is read."""
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -162,6 +132,20 @@ class _Plan:
             return np.arange(len(self.model.panel))
         return self.model.panel.index(self.genes) if self.settings.measurements == "all" else None
 
+    def predictor(self, source: Input, kept: KeptBlocks | None) -> CellPredictor:
+        """Return what predicts for the nuclei of an image."""
+        encoder = self.model.encoder
+        return CellPredictor(
+            slide=normalised(source.slide, source.mpp, target_of(self.model.card)),
+            mpp=source.mpp,
+            encoder=encoder if kept is None else kept.encoder(encoder),
+            ensemble=self.model.ensemble,
+            device=self.device,
+            batch_size=self.settings.batch_size or default_batch_size(self.device),
+            stride_um=self.stride_um,
+            interval_genes=self.interval_genes,
+        )
+
     def explanation(self, output: Path) -> ExplainSettings:
         """Return how the finished run is explained."""
         return ExplainSettings(
@@ -174,8 +158,8 @@ class _Plan:
         )
 
     def warnings(self) -> list[str]:
-        """Say which written genes have no held-out support, and which signatures were left out."""
-        found = [] if self.signatures is None else list(self.signatures.warnings)
+        """Say at what scale is read, which signatures were left out, and which genes have no held-out support."""
+        found = [*self.notes, *(() if self.signatures is None else self.signatures.warnings)]
         weak = self.model.unsupported(self.genes)
         if weak:
             found.append(f"no held-out evidence that the model can predict {', '.join(weak)}: the interval includes 0")
@@ -239,11 +223,13 @@ class _Tally:
         return found
 
 
-def _plan(settings: PredictSettings, model: Model | None) -> _Plan:
+def _plan(settings: PredictSettings, model: Model | None, source: Input) -> _Plan:
     model = model or load_model(settings.model)
+    notes = scale_notes(model.encoder.card, source.mpp, what=settings.image.name)
     model.choose_genes(settings.explain)  # refused before any work
     signatures = SignatureScores.of(settings.signatures, model.ensemble)
-    return _Plan(settings, model, model.choose_genes(settings.genes), choose_device(settings.device), signatures)
+    genes, device = model.choose_genes(settings.genes), choose_device(settings.device)
+    return _Plan(settings, model, genes, device, signatures, notes)
 
 
 def _types(settings: SegmentSettings, source: Input, nuclei: NucleiSource) -> TypesOfRun | None:
@@ -251,15 +237,6 @@ def _types(settings: SegmentSettings, source: Input, nuclei: NucleiSource) -> Ty
     if not isinstance(settings, PredictSettings):
         return None
     return TypesOfRun.of(settings, source, own_nuclei=nuclei.are_own)
-
-
-def _draw(plan: _Plan, writer: RunWriter, tally: _Tally, source: Input) -> None:
-    """Draw the genes that get a picture."""
-    if plan.drawn:
-        from stimage_qupath.report.overview import draw_overviews  # with matplotlib, half a second of every start
-
-        dots, note = tally.dots(plan.drawn), plan.model.research_use
-        draw_overviews(writer.folder, dots, source.slide, source.regions, plan.drawn, note=note)
 
 
 def _kept(
@@ -286,65 +263,132 @@ def _writer(settings: SegmentSettings, plan: _Plan | None, nuclei: NucleiSource)
     )
 
 
-def _stream(
-    settings: SegmentSettings,
-    source: Input,
-    nuclei: NucleiSource,
-    plan: _Plan | None,
-    kept: KeptBlocks | None,
-    watch: Stopwatch,
-    on_progress: ProgressCallback,
-    cancelled: CancelCheck,
-) -> Iterator[tuple[CellChunk, Prediction | None]]:
-    """Yield blocks of nuclei, with their prediction where there is a model."""
-    found = nuclei.chunks(
-        threads=settings.threads, kept=kept, timed=watch.stage, on_progress=on_progress, cancelled=cancelled
-    )
-    chunks = watch.waiting("nuclei", found)
-    if plan is None:
-        for chunk in chunks:
-            _count(watch, STAGES_OF_NUCLEI, chunk)
-            yield chunk, None
-        return
-    predictor = CellPredictor(
-        slide=normalised(source.slide, source.mpp, target_of(plan.model.card)),
-        mpp=source.mpp,
-        encoder=plan.model.encoder if kept is None else kept.encoder(plan.model.encoder),
-        ensemble=plan.model.ensemble,
-        device=plan.device,
-        batch_size=plan.settings.batch_size or default_batch_size(plan.device),
-        stride_um=plan.stride_um,
-        interval_genes=plan.interval_genes,
-    )
-    if plan.signatures is None:
-        predicted = predictor.predict(chunks, cancelled=cancelled, timed=watch.stage)
-    else:
-        scored = predictor.predict_scored(chunks, plan.signatures.scorer, cancelled=cancelled, timed=watch.stage)
-        predicted = plan.signatures.into(scored)
-    for chunk, prediction in predicted:
-        _count(watch, (*STAGES_OF_NUCLEI, *STAGES_OF_MODEL), chunk)
-        yield chunk, prediction
+class _Job:
+    """Goes through the nuclei of one image, has them written, and says in the end what was done."""
+
+    def __init__(
+        self,
+        settings: SegmentSettings,
+        source: Input,
+        nuclei: NucleiSource,
+        plan: _Plan | None,
+        types: TypesOfRun | None,
+        writer: RunWriter,
+        watch: Stopwatch,
+    ) -> None:
+        self._settings, self._source, self._nuclei = settings, source, nuclei
+        self._plan, self._types, self._writer, self._watch = plan, types, writer, watch
+        self._tally = _Tally(columns=() if plan is None else tuple(plan.model.panel.index(plan.drawn)))
+        with watch.stage("quality"):
+            self._quality = QualityMap(source.slide, source.mpp)
+
+    @property
+    def cells(self) -> int:
+        """How many nuclei there were."""
+        return self._tally.cells
+
+    def write_cells(self, kept: KeptBlocks | None, on_progress: ProgressCallback, cancelled: CancelCheck) -> None:
+        """Write block after block, and the regions they are of."""
+        for chunk, prediction in self._blocks(kept, on_progress, cancelled):
+            size = len(chunk.cells)
+            self._tally.start_regions(self._writer, self._source, chunk.region_index)
+            with self._watch.stage("quality", size):
+                chunk = replace(chunk, cells=with_quality(chunk.cells, self._quality))
+            if self._types is not None:
+                with self._watch.stage(CELL_TYPES, size):
+                    chunk = self._types.into(chunk, cancelled=cancelled)
+            with self._watch.stage("write", size):
+                self._writer.append(chunk.cells, prediction)
+            self._tally.add(chunk, prediction)
+        self._tally.start_regions(self._writer, self._source, len(self._source.regions) - 1)
+        stop_if(cancelled)
+
+    def finished(self) -> dict[str, Any]:
+        """Draw the pictures and return the record."""
+        with self._watch.stage("quality"):
+            quality = self._quality.summary()
+        warnings = [*self._warnings(), *quality.warnings(), *self._tally.warnings(self._source.mpp)]
+        warnings += [] if self._types is None else self._types.warnings
+        if self._plan is not None:
+            warnings += self._plan.warnings()
+            with self._watch.stage("overview", len(self._plan.drawn)):
+                self._draw(self._plan)
+        self._watch.count("read", self._source.slide.read_tiles)
+        record = {**self._record(warnings), "quality": quality.to_dict()}
+        return record if self._types is None else record | {"cell_types": self._types.record()}
+
+    def _blocks(
+        self, kept: KeptBlocks | None, on_progress: ProgressCallback, cancelled: CancelCheck
+    ) -> Iterator[tuple[CellChunk, Prediction | None]]:
+        """Yield blocks of nuclei, with their prediction where there is a model."""
+        watch, plan = self._watch, self._plan
+        found = self._nuclei.chunks(
+            threads=self._settings.threads, kept=kept, timed=watch.stage, on_progress=on_progress, cancelled=cancelled
+        )
+        chunks = watch.waiting("nuclei", found)
+        if plan is None:
+            for chunk in chunks:
+                self._count(STAGES_OF_NUCLEI, chunk)
+                yield chunk, None
+            return
+        predictor = plan.predictor(self._source, kept)
+        if plan.signatures is None:
+            predicted = predictor.predict(chunks, cancelled=cancelled, timed=watch.stage)
+        else:
+            scored = predictor.predict_scored(chunks, plan.signatures.scorer, cancelled=cancelled, timed=watch.stage)
+            predicted = plan.signatures.into(scored)
+        for chunk, prediction in predicted:
+            self._count((*STAGES_OF_NUCLEI, *STAGES_OF_MODEL), chunk)
+            yield chunk, prediction
+
+    def _count(self, stages: tuple[str, ...], chunk: CellChunk) -> None:
+        """Book the nuclei of a block under each of the stages they went through."""
+        for stage in stages:
+            self._watch.count(stage, len(chunk.cells))
+
+    def _warnings(self) -> list[str]:
+        """Return what is to be said of the image and the nuclei; raises where too much of the image is unreadable."""
+        bad_tiles = self._source.check_tiles(self._settings.max_bad_tiles)
+        return [*self._source.warnings, *self._nuclei.warnings, *bad_tiles]
+
+    def _draw(self, plan: _Plan) -> None:
+        """Draw the genes that get a picture."""
+        if plan.drawn:
+            from stimage_qupath.report.overview import draw_overviews  # with matplotlib, half a second of every start
+
+            dots, note = self._tally.dots(plan.drawn), plan.model.research_use
+            slide, regions = self._source.slide, self._source.regions
+            draw_overviews(self._writer.folder, dots, slide, regions, plan.drawn, note=note)
+
+    def _record(self, warnings: list[str]) -> dict[str, Any]:
+        plan = self._plan
+        return {
+            "command": self._settings.flow,
+            "settings": self._settings.to_dict(),
+            "image": self._source.record(),
+            "model": None if plan is None else plan.record(),
+            "device": "cpu" if plan is None else str(plan.device),
+            "research_use": None if plan is None else plan.model.research_use,
+            "warnings": warnings,
+            **({} if plan is None or plan.signatures is None else {"signatures": plan.signatures.record()}),
+            "versions": versions(),
+            "peak_memory_mib": peak_memory_mib(),
+            **self._watch.record(),
+        }
 
 
-def _count(watch: Stopwatch, stages: tuple[str, ...], chunk: CellChunk) -> None:
-    """Book the nuclei of a block under each of the stages they went through."""
-    for stage in stages:
-        watch.count(stage, len(chunk.cells))
-
-
-def _record(
-    settings: SegmentSettings, source: Input, plan: _Plan | None, warnings: list[str], watch: Stopwatch
+def _extras(
+    plan: _Plan, found: dict[str, Any], on_progress: ProgressCallback, cancelled: CancelCheck
 ) -> dict[str, Any]:
-    return {
-        "command": settings.flow,
-        "settings": settings.to_dict(),
-        "image": source.record(),
-        "model": None if plan is None else plan.record(),
-        "device": "cpu" if plan is None else str(plan.device),
-        "research_use": None if plan is None else plan.model.research_use,
-        "warnings": warnings,
-        **({} if plan is None or plan.signatures is None else {"signatures": plan.signatures.record()}),
-        "versions": versions(),
-        "peak_memory_mib": peak_memory_mib(),
-        **watch.record(),
-    }
+    """Make what was asked for on top of the run, which is whole by now, and return what is to be said of it."""
+    output, extras = Path(found["output"]), {}
+    if plan.settings.explain and found["cells"]:
+        from stimage_qupath.pipeline import explain  # a second of every start, which few runs need
+
+        extras["attribution"] = explain.run(plan.explanation(output), on_progress, cancelled)
+    if plan.settings.report:
+        from stimage_qupath.pipeline import report  # likewise
+
+        settings = ReportSettings(run=output, slide=plan.settings.image)
+        extras["report"] = report.run(settings, on_progress, cancelled)["output"]
+    return extras

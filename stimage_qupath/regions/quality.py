@@ -7,7 +7,6 @@ hematoxylin and eosin has for pen. Bubbles and folds are not looked for.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stimage_qupath.names import BLUR, PEN, TISSUE_FRACTION
+from stimage_qupath.regions.coarse_view import COARSE_MPP, coarse_view
 from stimage_qupath.regions.tissue_mask import ink_mask, tissue_mask
 from stimage_qupath.results import Cells
 from stimage_qupath.slide.base import Slide
 from stimage_qupath.slide.stain import hematoxylin_eosin
 
-OVERVIEW_MPP: Final = 8.0
 BLUR_MPP: Final = 2.0
 """Pixel size at which focus is measured; an image of larger pixels has no measure of it."""
 WINDOW_UM: Final = 100.0
@@ -33,7 +32,6 @@ _LIMIT_DETAIL: Final = 0.06
 after a Gaussian of 3 um 95 % of hers, and of those of C2, C6 and CMU-1, have under 0.06."""
 _DENOISE_PX: Final = 0.7
 _LEAST_VARIANCE: Final = 4e-4  # of hematoxylin: less than 0.02 OD of texture has no focus to measure
-_LARGEST_VIEW_PX: Final = 8192
 _BLOCK_PX: Final = 512
 _STEP_PX: Final = 10
 _FIELDS: Final = 32
@@ -136,9 +134,7 @@ class QualityMap:
 
     def __init__(self, slide: Slide, mpp: float) -> None:
         self._slide, self._mpp = slide, mpp
-        self._downsample = max(1.0, OVERVIEW_MPP / mpp, max(slide.width, slide.height) / _LARGEST_VIEW_PX)
-        width, height = math.ceil(slide.width / self._downsample), math.ceil(slide.height / self._downsample)
-        view = slide.read_region(0, 0, width=width, height=height, downsample=self._downsample)
+        view, self._downsample = coarse_view(slide, COARSE_MPP / mpp)
         scale = mpp * self._downsample
         self.tissue = tissue_mask(view, mpp=scale, min_area_um2=0.0, max_hole_um2=0.0)
         self.ink = ink_mask(view, mpp=scale)

@@ -6,20 +6,17 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath.errors import ImageError, UnknownModelError
+from stimage_qupath.regions.coarse_view import COARSE_MPP, coarse_view
 from stimage_qupath.regions.tissue_mask import tissue_mask
 from stimage_qupath.slide.base import Slide
 from stimage_qupath.slide.stain_normalisation import LEAST_PIXELS, MOST_PIXELS, Appearance, Method, Normaliser
 from stimage_qupath.slide.view import SlideView
-
-OVERVIEW_MPP: Final = 8.0
-"""Coarse enough to read a whole slide at once, and the scale at which the tissue mask was set up."""
-_LARGEST_VIEW_PX: Final = 8192
 
 
 def tissue_pixels(slide: Slide, mpp: float, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -37,11 +34,8 @@ def tissue_pixels(slide: Slide, mpp: float, *, seed: int = 0) -> NDArray[np.uint
     ImageError
         There is too little tissue to estimate stains from.
     """
-    longest = max(slide.width, slide.height)
     enough = max(1.0, math.sqrt(slide.width * slide.height / (8 * LEAST_PIXELS)))
-    downsample = max(1.0, min(OVERVIEW_MPP / mpp, enough), longest / _LARGEST_VIEW_PX)
-    width, height = math.ceil(slide.width / downsample), math.ceil(slide.height / downsample)
-    view = slide.read_region(0, 0, width=width, height=height, downsample=downsample)
+    view, downsample = coarse_view(slide, min(COARSE_MPP / mpp, enough))
     found = view[tissue_mask(view, mpp=mpp * downsample, min_area_um2=0.0, max_hole_um2=0.0)]
     if len(found) < LEAST_PIXELS:
         msg = (

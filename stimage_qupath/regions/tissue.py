@@ -12,6 +12,7 @@ from scipy import ndimage
 from shapely.geometry import Polygon
 from skimage.measure import find_contours
 
+from stimage_qupath.regions.coarse_view import COARSE_MPP, coarse_view
 from stimage_qupath.regions.identity import geometry_uuid
 from stimage_qupath.regions.tissue_mask import tissue_mask
 from stimage_qupath.results import Region
@@ -19,7 +20,6 @@ from stimage_qupath.slide.base import Slide
 
 SOURCE: Final = "tissue"
 
-_LARGEST_VIEW_PX: Final = 8192  # 65 mm at 8 um; more is a wrong pixel size, not a slide
 _LEAST_SHARE: Final = 0.25  # of a field of view, which may be smaller than what counts as a piece on a slide
 _OUTLINE_BLUR_PX: Final = 1.0
 _SIMPLIFY_PX: Final = 0.5
@@ -29,7 +29,7 @@ def find_tissue(
     slide: Slide,
     mpp: float,
     *,
-    target_mpp: float = 8.0,
+    target_mpp: float = COARSE_MPP,
     min_area_um2: float = 40_000.0,
     max_hole_um2: float = 100_000.0,
 ) -> list[Region]:
@@ -69,22 +69,11 @@ def find_tissue(
             msg = f"expected {name} above 0, found {value}"
             raise ValueError(msg)
     min_area_um2 = min(min_area_um2, _LEAST_SHARE * slide.width * slide.height * mpp**2)
-    downsample = max(1.0, target_mpp / mpp, max(slide.width, slide.height) / _LARGEST_VIEW_PX)
-    view = _coarse_view(slide, downsample)
+    view, downsample = coarse_view(slide, target_mpp / mpp)
     mask = tissue_mask(view, mpp=mpp * downsample, min_area_um2=min_area_um2, max_hole_um2=max_hole_um2)
     pieces = [piece for piece in _outlines(mask, downsample, slide) if piece.area * mpp**2 >= min_area_um2]
     pieces.sort(key=lambda piece: (-piece.area, piece.bounds))
     return [Region(id=geometry_uuid(piece), geometry=piece, source=SOURCE) for piece in pieces]
-
-
-def _coarse_view(slide: Slide, downsample: float) -> NDArray[np.uint8]:
-    return slide.read_region(
-        0,
-        0,
-        width=math.ceil(slide.width / downsample),
-        height=math.ceil(slide.height / downsample),
-        downsample=downsample,
-    )
 
 
 def _outlines(mask: NDArray[np.bool_], downsample: float, slide: Slide) -> list[Polygon]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stimage_qupath.errors import UsageError
+from stimage_qupath.regions.coarse_view import coarse_view
 from stimage_qupath.regions.tissue_mask import tissue_mask
 from stimage_qupath.slide.base import Slide
 from stimage_qupath.slide.calibration import slide_pixel_size
@@ -68,9 +68,7 @@ def placement(points_px: NDArray[np.float64], slide: Slide, mpp: float) -> Place
         Open image and its pixel size.
     """
     side = max(slide.width, slide.height)
-    downsample = max(1.0, min(VIEW_MPP / mpp, side / SMALLEST_VIEW_PX))
-    width, height = math.ceil(slide.width / downsample), math.ceil(slide.height / downsample)
-    view = slide.read_region(0, 0, width=width, height=height, downsample=downsample)
+    view, downsample = coarse_view(slide, min(VIEW_MPP / mpp, side / SMALLEST_VIEW_PX))
     mask = tissue_mask(view, mpp=mpp * downsample, min_area_um2=0.0, max_hole_um2=100_000.0)
     size = np.array([slide.width, slide.height])
     inside = np.all((points_px >= 0) & (points_px < size), axis=1)

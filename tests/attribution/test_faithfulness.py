@@ -57,6 +57,7 @@ def make_block(make_card, ask, make_ensemble):
     return make
 
 
+@pytest.mark.flow
 def test_one_that_knows_wins_and_one_that_does_not_draws(make_block):
     knows, looks = [], []
     for seed in range(20):

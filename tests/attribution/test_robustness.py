@@ -78,6 +78,7 @@ def test_shuffled_models_keep_their_weights_but_not_their_meaning(make_ensemble,
     assert heads.standardise(features).std(axis=0) == pytest.approx(np.ones(768), rel=1e-3)
 
 
+@pytest.mark.flow
 def test_an_explanation_follows_the_model(block, ask, make_ensemble):
     read, filled = block
     question = ask(ContextEncoder(), ensemble=make_ensemble(768, seed=3))

@@ -95,6 +95,7 @@ def test_a_constant_gene_never_counts_and_a_constant_design_predicts_the_mean():
     np.testing.assert_allclose(flat(np.ones((2, 3))), (y > 5).mean())
 
 
+@pytest.mark.flow
 def test_a_sparse_truth_beats_the_ridge_on_inner_folds_and_a_dense_one_does_not():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(150, 200))

@@ -49,6 +49,7 @@ def test_a_filter_outside_the_folds_finds_what_is_not_there():
     assert np.mean(leaking) > 0.5
 
 
+@pytest.mark.flow
 @pytest.mark.parametrize("learner", [ElasticNet(kind="binary"), Boosting(kind="binary", most_genes=5)])
 def test_predictions_of_a_fold_do_not_depend_on_its_responses(learner):
     design, rng = noise(60, 10, 0)

@@ -200,6 +200,7 @@ def test_strata_are_compared_with_themselves():
     assert sorted(order) == list(range(150))
 
 
+@pytest.mark.flow
 def test_permutations_do_not_depend_on_the_number_of_processes():
     x, z, outcome = cohort(n=80, genes=10)
     tiny = NestedSettings(folds=2, inner_folds=2, kept=(3,), spreads=(0.3,))
@@ -228,6 +229,7 @@ def null_cohorts(number, n=100, genes=60):
 NULL = NestedSettings(folds=3, inner_folds=3, kept=(5, 20), spreads=(0.1, 0.5))
 
 
+@pytest.mark.flow
 def test_chance_comes_out_as_one_half_and_choosing_outside_the_folds_does_not():
     honest, leaking = [], []
     for x, outcome in null_cohorts(30):

@@ -32,6 +32,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.flow
 def test_run_folder_at_every_size(fault: Any, disk: Any, fill_run: Callable[[Path], Path]) -> None:
     fault.states("a run folder of 3,000 nuclei on disks of 4 kB and every 100 kB more", expected=EXPECTED)
     codes: list[int] = []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stimage_qupath.models.checks import collapsed_ensemble, constant_output
-from stimage_qupath.models.uncertainty import epistemic_log_sd, total_variance
+from stimage_qupath.models.uncertainty import total_variance
 
 MEAN = np.array([[1.0, 20.0], [4.0, 22.0], [2.5, 35.0]])
 TOTAL_COUNT = np.array([[0.7, 5.0], [2.0, 9.0], [1.5, 30.0]])
@@ -33,12 +33,6 @@ def test_depth_may_differ_between_places():
     for place, depth in enumerate((0.5, 2.0)):
         for found, alone in zip(together, total_variance(mean[:, :1], r, depth), strict=True):
             torch.testing.assert_close(found[place], alone[0])
-
-
-def test_epistemic_log_sd_is_the_sd_of_log_means_and_knows_no_depth():
-    log_mean = torch.tensor(np.log(MEAN))[None]
-    np.testing.assert_allclose(epistemic_log_sd(log_mean)[0], np.log(MEAN).std(axis=0))
-    np.testing.assert_allclose(epistemic_log_sd(log_mean + 2.0), epistemic_log_sd(log_mean))
 
 
 def test_a_constant_prediction_warns_with_the_genes():

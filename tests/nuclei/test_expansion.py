@@ -144,6 +144,7 @@ def real_cells(path: Path, block_um: float, geometry: Any, expansion_um: float =
     return dict(zip(np.concatenate([c.ids for c in found]), np.concatenate(boundaries), strict=True))
 
 
+@pytest.mark.flow
 def test_cells_of_a_real_section_do_not_depend_on_blocks_or_annotations(real_data: Path) -> None:
     path = real_data / "nuclei_histolytics_bsd" / "src" / "histolytics" / "data" / "hgsc_nest.jpg"
     square = shapely.box(300, 300, 700, 700)

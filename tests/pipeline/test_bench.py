@@ -20,6 +20,7 @@ def test_medians_are_taken_stage_by_stage():
     assert found["device_memory_mib"] is None
 
 
+@pytest.mark.flow
 def test_a_run_that_fails_says_why(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"no image")
     with pytest.raises(StimageError, match=r"a\.tif"):

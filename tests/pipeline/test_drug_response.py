@@ -56,6 +56,7 @@ def files_of(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.flow
 def test_a_binary_response_with_covariates(cohort, tmp_path, capsys):
     output = tmp_path / "out"
     words = ["--response", "recist", "--type", "binary", "--covariates", "age,site", "--output", str(output)]
@@ -97,6 +98,7 @@ def test_a_binary_response_with_covariates(cohort, tmp_path, capsys):
     assert set(files_of(output)) == wanted
 
 
+@pytest.mark.flow
 def test_a_continuous_response_beside_measured_expression(tmp_path):
     table = cohort_table().rename(columns={"G11_mean": f"{SCRIPT}_mean", "G11_sd": f"{SCRIPT}_sd"})
     measured = table[["patient", *(f"{g}_mean" for g in GENES[:8])]].rename(columns=lambda c: c.removesuffix("_mean"))
@@ -132,6 +134,7 @@ def test_a_continuous_response_beside_measured_expression(tmp_path):
     assert "No permutations were asked for" in page
 
 
+@pytest.mark.flow
 def test_equal_seeds_give_equal_files_whatever_the_processes(cohort, tmp_path):
     found = []
     for number, workers in enumerate((1, 2)):

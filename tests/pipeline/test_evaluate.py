@@ -24,6 +24,8 @@ from stimage_qupath.spots.readers import read_dataset
 from stimage_qupath.training.dataset import encode_sections
 from stimage_qupath.validation.baselines import NAMES
 
+pytestmark = pytest.mark.flow
+
 METRICS = (
     "pcc_residual_mean",
     "pcc_partial_depth_mean",

@@ -129,6 +129,7 @@ def test_the_difference_is_of_maps_of_equal_size(explained):
     np.testing.assert_allclose(table["TAGLN - BGN_attribution"], scaled[0] - scaled[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.flow
 def test_a_second_gene_joins_the_first_and_the_users_file_stays(run_folder):
     explain.run(ExplainSettings(run=run_folder, genes=("BGN",)))
     first = pd.read_parquet(run_folder / names.CELLS_PARQUET)

@@ -13,6 +13,8 @@ from stimage_qupath import cli
 from stimage_qupath.models.checkpoint import load_model
 from stimage_qupath.models.colour import ColourEncoder
 
+pytestmark = pytest.mark.flow
+
 
 @pytest.fixture
 def train(sections_folder, tmp_path):

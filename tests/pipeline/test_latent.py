@@ -66,6 +66,7 @@ def test_a_row_a_nucleus_and_pictures_of_what_is_known(run_folder, without_umap)
     assert {name: (run_folder / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.flow
 def test_no_more_nuclei_than_asked_for_and_the_same_by_the_same_seed(run_folder, without_umap):
     def drawn(seed):
         latent.run(LatentSettings(run=run_folder, places=4, seed=seed))

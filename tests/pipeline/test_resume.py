@@ -78,6 +78,7 @@ def test_a_resumed_segmentation_is_the_same_to_the_byte(tissue_slide, tmp_path, 
     assert tables(tmp_path / "run") == tables(tmp_path / "whole")
 
 
+@pytest.mark.flow
 def test_a_resumed_prediction_encodes_only_what_is_missing(tissue_slide, tmp_path):
     settings = PredictSettings(image=tissue_slide.path, output=tmp_path / "run", overview=False, resume=True)
     whole = PredictSettings(image=tissue_slide.path, output=tmp_path / "whole", overview=False)
@@ -118,6 +119,7 @@ def test_without_resume_nothing_of_an_earlier_run_is_used_or_left(tissue_slide, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.flow
 def test_a_block_that_was_cut_short_is_made_again(tissue_slide, tmp_path, found_blocks):
     settings = SegmentSettings(image=tissue_slide.path, output=tmp_path / "run", resume=True)
     interrupted(settings, found_blocks)

@@ -15,6 +15,8 @@ from stimage_qupath.pipeline import predict, train
 from stimage_qupath.regions.stain_overview import fit_target, normalised, target_of, tissue_pixels
 from stimage_qupath.slide.reader import open_slide
 
+pytestmark = pytest.mark.flow
+
 
 def settings(folder, output, **changes):
     return TrainSettings(

@@ -15,6 +15,8 @@ from stimage_qupath.config.survival import SurvivalSettings
 from stimage_qupath.errors import CancelledError, MissingPartError, UsageError
 from stimage_qupath.pipeline import survival
 
+pytestmark = pytest.mark.flow
+
 SCRIPT = "<script>alert(1)</script>"
 
 

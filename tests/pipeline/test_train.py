@@ -53,6 +53,7 @@ def test_the_card_says_what_it_was_made_of(trained):
     assert not list(output.parent.glob("*.partial"))
 
 
+@pytest.mark.flow
 def test_no_prediction_depends_on_the_counts_of_the_held_out_section(folder, trained, rewrite_section, tmp_path):
     """Replace them by random ones: weights, panel and defaults stay the same, to the bit; only the score moves."""
     output, card = trained
@@ -68,6 +69,7 @@ def test_no_prediction_depends_on_the_counts_of_the_held_out_section(folder, tra
     assert again["held_out"]["outer"] != card["held_out"]["outer"]
 
 
+@pytest.mark.flow
 def test_the_same_seed_gives_the_same_model_and_another_does_not(folder, trained, tmp_path):
     weights = load_model(str(trained[0])).ensemble.heads.weight
     train.run(settings(folder, tmp_path / "same"))
@@ -76,6 +78,7 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(folder, trained
     assert (load_model(str(tmp_path / "other")).ensemble.heads.weight != weights).any()
 
 
+@pytest.mark.flow
 def test_an_existing_model_is_kept_without_force_and_replaced_with(folder, trained, tmp_path):
     output = tmp_path / "model"
     train.run(settings(folder, output))
@@ -103,6 +106,7 @@ def test_held_out_sections_must_be_there(folder, tmp_path):
         train.run(TrainSettings(dataset=folder / "table.csv", output=tmp_path / "m", hold_out=("S1", "S2", "S3", "H")))
 
 
+@pytest.mark.flow
 def test_the_example_prints_what_the_card_says(folder, tmp_path):
     example = Path(__file__).parents[2] / "examples" / "03_train.py"
     command = [sys.executable, str(example), str(folder / "table.csv"), str(tmp_path / "model"), "H"]

@@ -23,6 +23,8 @@ from stimage_qupath.prediction.cells import interpolation
 from stimage_qupath.prediction.stream import encode_points
 from stimage_qupath.slide.reader import open_slide
 
+pytestmark = pytest.mark.flow
+
 CPU = torch.device("cpu")
 
 

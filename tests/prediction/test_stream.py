@@ -55,6 +55,7 @@ def test_a_window_lies_where_its_centre_is(slide, mpp):
     assert np.abs(error.mean(axis=0)).max() < 0.06
 
 
+@pytest.mark.flow
 def test_alone_or_together_forwards_or_backwards(slide):
     rng = np.random.default_rng(1)
     points = rng.uniform((0, 0), (4000, 3000), (60, 2))

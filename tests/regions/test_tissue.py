@@ -211,6 +211,7 @@ def spots_px(real_data: Path, section: str) -> NDArray[np.float64]:
         return np.array([(row["pixel_x"], row["pixel_y"]) for row in csv.DictReader(file, delimiter="\t")], dtype=float)
 
 
+@pytest.mark.flow
 @pytest.mark.parametrize(
     ("section", "share_of_image"), [("C2", 0.19), pytest.param("B4", 0.30, marks=pytest.mark.slow)]
 )

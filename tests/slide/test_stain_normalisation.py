@@ -42,7 +42,7 @@ def need(method):
         pytest.importorskip("torchstain")
 
 
-@pytest.mark.parametrize("method", ["macenko", "vahadane"])
+@pytest.mark.parametrize("method", ["macenko", pytest.param("vahadane", marks=pytest.mark.flow)])
 @pytest.mark.parametrize("stains", [PURPLE, BLUISH])
 def test_the_stains_that_the_image_was_mixed_from_are_found(method, stains):
     need(method)
@@ -52,7 +52,7 @@ def test_the_stains_that_the_image_was_mixed_from_are_found(method, stains):
     np.testing.assert_allclose(found.strength, np.percentile(concentrations, 99, axis=0), rtol=0.08)
 
 
-@pytest.mark.parametrize("method", ["macenko", "vahadane"])
+@pytest.mark.parametrize("method", ["macenko", pytest.param("vahadane", marks=pytest.mark.flow)])
 def test_the_same_tissue_in_other_stains_becomes_the_same_image(method):
     """The truth is known: the same concentrations, mixed with the target's stains."""
     need(method)
@@ -131,6 +131,7 @@ def test_the_card_gives_back_the_same_appearance(method):
     assert Appearance.from_dict(json.loads(json.dumps(found.to_dict() | {"sections": 3}))) == found
 
 
+@pytest.mark.flow
 def test_the_same_seed_gives_the_same_stains():
     pixels, _ = mixed(PURPLE)
     assert Appearance.of_pixels(pixels, "vahadane", seed=4) == Appearance.of_pixels(pixels, "vahadane", seed=4)

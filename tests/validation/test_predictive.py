@@ -42,6 +42,13 @@ def test_distribution_functions_are_scipys():
     np.testing.assert_allclose(below, scored.cdf_below, atol=1e-12)
 
 
+def test_disagreement_of_members_is_the_sd_of_their_log_means_and_knows_no_depth():
+    mixture, _ = make(1)
+    found = mixture.epistemic_log_sd
+    np.testing.assert_allclose(found[2, 5], np.std([np.log(mixture.mean[m, 2, 5]) for m in range(3)]))
+    np.testing.assert_allclose(found, CountMixture(7.5 * mixture.mean, mixture.total_count).epistemic_log_sd)
+
+
 def test_far_out_means_neither_underflow_nor_run_away():
     mixture = CountMixture(np.array([[[1e-8, 3000.0]]]), np.array([[[1e-2, 9000.0]]]))
     counts = np.array([[0.0, 3050.0]])
