@@ -291,6 +291,7 @@ def test_images_that_cannot_be_done_say_why(tissue_slide, tmp_path):
     assert_nothing_written(worker.folder)
 
 
+@pytest.mark.flow
 def test_an_image_that_cannot_be_done_ends_with_its_code(job):
     worker = Worker(job(pixel_um=[0.5, 0.6]))
     assert worker.wait() == 5
@@ -300,6 +301,7 @@ def test_an_image_that_cannot_be_done_ends_with_its_code(job):
     assert_nothing_written(worker.folder)
 
 
+@pytest.mark.flow
 def test_a_failed_image_does_not_stop_the_others(tissue_slide, tmp_path):
     regions = annotations(tmp_path / "regions.geojson")
     images = [image(tissue_slide, regions, id="bad", width=5), image(tissue_slide, regions, id="good")]

@@ -60,7 +60,14 @@ def test_the_answer_says_where_the_page_is(run_folder, tmp_path):
     assert answer["error"]["type"] == "OutputExistsError"
 
 
-@pytest.mark.parametrize("text", [None, "nonsense", '{"run": "x", "strange": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, marks=pytest.mark.flow),
+        pytest.param("nonsense", marks=pytest.mark.flow),
+        '{"run": "x", "strange": 1}',
+    ],
+)
 def test_settings_that_are_no_good_are_said(tmp_path, text):
     if text is not None:
         (tmp_path / "validate.json").write_text(text, encoding="utf-8")

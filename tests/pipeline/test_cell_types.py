@@ -205,6 +205,7 @@ def test_the_users_nuclei_keep_their_class_and_get_measurements_alone(data, mode
         )
 
 
+@pytest.mark.flow
 def test_regions_and_neighbourhoods_are_measurements_and_no_class_unless_asked(data, tmp_path):
     regions = train(data, "areas.csv", "regions", level="region")
     spots = train(data, "spots.csv", "spots", level="neighbourhood")

@@ -15,6 +15,8 @@ from stimage_qupath.config import ExplainSettings, PredictSettings
 from stimage_qupath.errors import UsageError
 from stimage_qupath.pipeline import explain, faithfulness, predict
 
+pytestmark = pytest.mark.flow
+
 GENES = ("TAGLN", "BGN")
 CORNER = [[60, 60], [760, 60], [760, 760], [60, 760], [60, 60]]
 

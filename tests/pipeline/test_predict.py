@@ -119,6 +119,7 @@ def test_the_record_says_what_was_done_and_where_each_region_stands(run, slide):
     assert (output / "overview_TAGLN.png").stat().st_size > 10_000
 
 
+@pytest.mark.flow
 def test_again_with_other_batches_and_threads_gives_the_same(run, slide, regions, tmp_path):
     again = tmp_path / "again"
     predict.run(

@@ -17,6 +17,7 @@ from stimage_qupath.qupath.client import BridgeClient
 HEAVY = {"torch", "timm", "captum", "stimage_qupath.models", "stimage_qupath.nuclei", "stimage_qupath.prediction"}
 
 
+@pytest.mark.flow
 def test_the_predicting_side_loads_no_java() -> None:
     code = "import sys, stimage_qupath.pipeline.project, stimage_qupath.cli; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

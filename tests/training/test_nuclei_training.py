@@ -22,6 +22,8 @@ from stimage_qupath.training.nuclei_sampling import NucleiBatch, NucleiSampler
 from stimage_qupath.training.nuclei_score import average_precision, best_thresholds, matched_counts
 from stimage_qupath.training.nuclei_targets import nuclei_targets
 
+pytestmark = pytest.mark.flow
+
 CPU = torch.device("cpu")
 TINY = StarDistConfig(
     n_rays=16, n_channel_in=3, grid=(2, 2), unet_n_depth=1, unet_n_filter_base=8, net_conv_after_unet=16
