@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stimage_qupath.models.encoders import CONTEXT, NUCLEUS, EncoderCard, card_fingerprint
+from stimage_qupath.models.lone_threads import in_lone_threads
 from stimage_qupath.models.mobilenet import ALIGN_PX, LICENCE, REACH_PX, SOURCE, TAPS, load_trunk
 from stimage_qupath.models.tile_encoder import weights_sha256
 from stimage_qupath.results import stop_if
@@ -144,8 +145,8 @@ def round_to_odd(cells: float) -> int:
     return 2 * round((cells - 1) / 2) + 1
 
 
-def _window_statistics(maps: Tensor, position: Tensor, sides: Sequence[int]) -> Iterator[Tensor]:
-    """Yield mean and standard deviation of ``maps`` (channel, row, column) over windows, (place, 2 x channel) each.
+def _window_statistics(maps: Tensor, position: Tensor, sides: Sequence[int]) -> list[Tensor]:
+    """Return mean and standard deviation of ``maps`` (channel, row, column) over windows, (place, 2 x channel) each.
 
     ``position`` (place, 2) is x and y in cells, 0 the centre of the first; between cells the moments are interpolated.
     """
@@ -157,7 +158,8 @@ def _window_statistics(maps: Tensor, position: Tensor, sides: Sequence[int]) -> 
     # grid_sample counts from -1 (first cell) to 1 (last).
     span = torch.tensor([max(right - left - 1, 1), max(bottom - top - 1, 1)], device=maps.device, dtype=maps.dtype)
     grid = 2 * (position - torch.tensor([left, top], device=maps.device)) / span - 1
-    for side in sides:
+
+    def of_windows(side: int) -> Tensor:
         of_rows = window_means(height, side, device=maps.device)[top:bottom]
         of_columns = window_means(width, side, device=maps.device)[left:right]
         smooth = of_columns @ (of_rows @ moments.flatten(1)).view(len(of_rows), width, -1)
@@ -169,7 +171,9 @@ def _window_statistics(maps: Tensor, position: Tensor, sides: Sequence[int]) -> 
             ]
         )  # (place, 2 x channel)
         mean, square = sampled.chunk(2, dim=1)
-        yield torch.cat([mean, (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()], dim=1)
+        return torch.cat([mean, (square - mean.square()).clamp(min=0).add(SPREAD_FLOOR).sqrt()], dim=1)
+
+    return in_lone_threads(of_windows, sides, device=maps.device)
 
 
 def _cells_around(position: Tensor, cells: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stimage_qupath.models.high_low import HighLow
+from stimage_qupath.models.lone_threads import in_lone_threads
 from stimage_qupath.models.negative_binomial import LOG_MEAN_RANGE, LOG_TOTAL_COUNT_RANGE, mixture_quantile
 from stimage_qupath.models.recalibration import Recalibration
 from stimage_qupath.models.uncertainty import OutlierScore, total_variance
@@ -141,15 +142,18 @@ class Ensemble:
         total_count = self.total_count
         on_device = _tensor(total_count, device)
         at_once = batch_size or max(1, VALUES_AT_ONCE.get(device.type, VALUES_ON_DEVICE) // self.heads.bias.size)
+
+        def predict_from(start: int) -> None:
+            rows = slice(start, start + at_once)
+            members = log_mean_of(_tensor(known[rows], device)).clamp_(*LOG_MEAN_RANGE).exp_()
+            for out, values in zip((mean, aleatoric, epistemic), total_variance(members, on_device), strict=True):
+                out[rows] = values.cpu().numpy()
+            if extra is not None:
+                chosen = members.cpu().numpy()[:, :, interval_genes]
+                extra[:, rows, interval_genes] = self._shape(chosen, total_count, interval_genes)
+
         with torch.inference_mode():
-            for start in range(0, len(features), at_once):
-                rows = slice(start, start + at_once)
-                members = log_mean_of(_tensor(known[rows], device)).clamp_(*LOG_MEAN_RANGE).exp_()
-                for out, values in zip((mean, aleatoric, epistemic), total_variance(members, on_device), strict=True):
-                    out[rows] = values.cpu().numpy()
-                if extra is not None:
-                    chosen = members.cpu().numpy()[:, :, interval_genes]
-                    extra[:, rows, interval_genes] = self._shape(chosen, total_count, interval_genes)
+            in_lone_threads(predict_from, range(0, len(features), at_once), device=device)
         p05, p95, high = (None, None, None) if extra is None else extra
         score = self.outliers(self.heads.standardise(features))
         return Prediction(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from stimage_qupath.models.mobilenet import ALIGN_PX, TAPS, InvertedResidual, MobileNetTrunk, pad_for_stride
+from stimage_qupath.models.mobilenet import ALIGN_PX, TAPS, InvertedResidual, MobileNetTrunk, pad_for_stride, pointwise
 
 SPREAD: Final = 4
 """Cells of the last maps, 16 px each, that a change is followed beyond the part."""
@@ -201,10 +201,10 @@ def _stem(stem: torch.nn.Module, x: Tensor, inside: Tensor | None) -> Tensor:
 
 def _block(block: InvertedResidual, x: Tensor, inside: Tensor | None) -> Tensor:
     """Return a block's output on a patch with the ring that its filter looks at; beyond the map it sees zeros."""
-    y = x if block.expand is None else functional.relu6(block.expand(x), inplace=True)
+    y = x if block.expand is None else functional.relu6(pointwise(block.expand, x), inplace=True)
     if inside is not None:
         y = y * inside
     filters = block.depthwise
     y = functional.conv2d(y, filters.weight, filters.bias, stride=filters.stride, groups=filters.groups)
-    y = block.project(functional.relu6(y, inplace=True))
+    y = pointwise(block.project, functional.relu6(y, inplace=True))
     return torch.as_tensor(y.add_(x[:, :, 1:-1, 1:-1]) if block.residual else y)

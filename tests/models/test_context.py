@@ -117,6 +117,21 @@ def test_a_place_is_the_same_alone_and_in_company(encoder, picture):
     np.testing.assert_allclose(encode(encoder, picture, places[7:8])[0], together[7], rtol=1e-4, atol=1e-6)
 
 
+def test_no_feature_depends_on_the_number_of_threads(encoder, picture):
+    """A worker of a cluster has other threads than the command, and writes the same files."""
+    places = np.random.default_rng(6).uniform(50, 700, (40, 2))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(encode(encoder, picture, places))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
 def test_many_places_are_looked_up_in_parts(encoder, picture, monkeypatch):
     places = np.random.default_rng(5).uniform(50, 700, (30, 2))
     whole = encode(encoder, picture, places)
