@@ -52,7 +52,12 @@ class BlockStore:
             if found is not None and not resume:
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(folder / MANIFEST, json.dumps(wanted, indent=2).encode())
+            try:
+                _write_whole(folder / MANIFEST, json.dumps(wanted, indent=2).encode())
+            except OSError:
+                if found is None or not resume:  # there is no block in it yet
+                    self.remove()
+                raise
 
     def __contains__(self, block: Block) -> bool:
         """Return whether a block is finished."""
@@ -81,8 +86,9 @@ class BlockStore:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest in ``folder``, None where there is no folder."""
-    if not folder.exists():
+    """Return the manifest in ``folder``, None where there is no folder, or one that was killed as it was made."""
+    draft = (folder / MANIFEST).with_suffix(".draft")
+    if not folder.exists() or (folder.is_dir() and set(folder.iterdir()) <= {draft}):
         return None
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
-from stimage_qupath.errors import OutputExistsError, UsageError
+from stimage_qupath.errors import OutputError, OutputExistsError, UsageError
+from stimage_qupath.export import block_store
 from stimage_qupath.export.block_store import BlockStore
 
 
@@ -39,3 +43,22 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
         with pytest.raises(OutputExistsError, match="found something else; move it away"):
             BlockStore(tmp_path / "blocks", {}, resume=resume)
     assert (tmp_path / "blocks" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_disk_too_full_to_begin_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, data):
+        path.with_suffix(".draft").write_bytes(data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(block_store, "_write_whole", full)
+    with pytest.raises(OutputError):
+        BlockStore(tmp_path / "blocks", {}, resume=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_flow_killed_as_it_began_does_not_hinder_the_next(tmp_path, resume):
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "manifest.draft").write_text("{")
+    BlockStore(tmp_path / "blocks", {"seed": 1}, resume=resume).save((0, 0), {"x": np.zeros(1)})
+    assert (0, 0) in BlockStore(tmp_path / "blocks", {"seed": 1}, resume=True)

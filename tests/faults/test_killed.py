@@ -27,7 +27,7 @@ STAGES = {
     "nuclei": ("stimage_qupath.nuclei.blocks:BlockReader.nuclei", 2),
     "encode": ("stimage_qupath.pipeline.kept_blocks:_KeptEncoder.encode", 1),
     "write": ("stimage_qupath.export.run_folder:RunWriter.append", 1),
-    "overview": ("stimage_qupath.pipeline.predict:draw_overviews", 0),
+    "overview": ("stimage_qupath.report.overview:draw_overviews", 0),
     "publish": ("stimage_qupath.export.partial_folder:_flush", 0),
 }
 LATE = {
