@@ -3,7 +3,7 @@
 Torch shares out a single operation, and how it cuts a sum depends on the number of threads: so would the last digits of
 every result, and a worker of a cluster would write other files than the command. Here one thread computes a piece from
 beginning to end, and the pieces are shared out; nor does every thread wait for the others after each of many small
-operations, which takes a third of an encoder's time.
+operations, a tenth of an encoder's time.
 """
 
 from __future__ import annotations

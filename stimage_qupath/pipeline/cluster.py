@@ -204,7 +204,7 @@ def _environment(workers: int) -> dict[str, str]:
     """Return the environment in which the processes on this machine start; what the user has set wins.
 
     The cores are shared out, and waiting is passive as in the command. dask's own settings would also give memory back
-    to the system at once and fetch it again for the next block, which took a third of the time.
+    to the system at once and fetch it again for the next block, which took a quarter of the time.
     """
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
